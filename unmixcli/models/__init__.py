@@ -1,0 +1,48 @@
+"""The table of architectures: name in the registry -> where the class stands.
+
+A plain dict of strings, so that nothing is imported before it is used. Other packages add rows through the
+entry point group `unmixcli.architectures` (name = "package.module:Class").
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from unmixcli.errors import RegistryError
+
+if TYPE_CHECKING:
+    from unmixcli.models.base import SeparationModel
+
+ARCHITECTURES: dict[str, str] = {
+    "open_unmix": "unmixcli.models.open_unmix:OpenUnmix",
+    "tdc_unet": "unmixcli.models.tdc_unet:TDCUNet",
+    "repet_sim": "unmixcli.models.repet_sim:RepetSim",
+    "harmonic_percussive": "unmixcli.models.harmonic_percussive:HarmonicPercussive",
+    "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",
+    "classical_stems": "unmixcli.models.classical_stems:ClassicalStems",
+}
+
+
+def architectures() -> dict[str, str]:
+    """The table above with the rows that installed packages add to it (ours win)."""
+    table = {point.name: point.value for point in entry_points(group="unmixcli.architectures")}
+    return {**table, **ARCHITECTURES}
+
+
+def architecture_class(name: str) -> type[SeparationModel]:
+    """The class of an architecture.
+
+    Raises:
+        RegistryError: no row of that name.
+    """
+    table = architectures()
+    if name not in table:
+        raise RegistryError(
+            f"the architecture {name!r} is not known; known are {', '.join(sorted(table))}.",
+            hint="upgrade unmixcli, or install the package that provides it.",
+        )
+    module, _, attribute = table[name].partition(":")
+    found: type[SeparationModel] = getattr(import_module(module), attribute)
+    return found

@@ -1,0 +1,107 @@
+"""The contract between a separation model and the pipeline: waveform in, waveform out, and data on the model.
+
+The pipeline never asks for a model's type. What it must know to cut, run and join segments stands in the
+attributes below; a new need is a new attribute with a default, not an `isinstance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+EdgePadding = Literal["reflect", "zero", "none"]
+Normalization = Literal["none", "track"]
+
+
+class SeparationModel(torch.nn.Module):
+    """A network or a classical method that separates a waveform.
+
+    `forward(mixture [B, C, T]) -> [B, S, C, T]`, float32, same T for every T >= 1; items of a batch are
+    independent of each other; the input is never edited; silence gives no NaN. In evaluation mode it is
+    deterministic.
+
+    Attributes:
+        sample_rate: Hz the model works at.
+        channels: C it takes, 1 or 2.
+        stems: names of the S outputs, in order.
+        segment_length: L, samples one forward call should see, `edge` included on both sides.
+        edge: samples at each side of a segment's output that are not to be trusted (missing context).
+            `segment_length > 2 * edge`. Only the `segment_length - 2 * edge` samples between are used.
+        fixed_segment: True if the model only works at exactly `segment_length` samples; the last segment is
+            then padded, and a user can't choose another length.
+        segment_multiple: a segment's used part starts at a multiple of this many samples, and a user's segment
+            length is rounded to it (a model that works in blocks keeps its block grid that way).
+        overlap: fraction of the used part shared with the next segment, 0 <= overlap < 1; the default for
+            `Options.overlap`. Zero means that used parts stand side by side without a cross-fade.
+        edge_padding: what the first and the last segment see beyond the ends of the track: "reflect" (the signal
+            mirrored), "zero" (silence), or "none": nothing is added, the segment is shorter, and its outer
+            end is trusted (for models that see the start and the end of a track as such).
+        normalization: "track": the pipeline subtracts the mean and divides by the standard deviation of the
+            whole track's mono mix before the model and undoes it after; "none": samples as they are.
+        covers_mixture: True if the stems together are meant to add up to the mixture.
+        max_batch: segments that one forward call gains from on a CPU (1 unless measured otherwise).
+        cpu_workers: True if segments should run side by side on the CPU, one intra-op thread each (measured to be
+            faster than one segment with all threads).
+    """
+
+    sample_rate: int = 44100
+    channels: int = 2
+    stems: tuple[str, ...] = ()
+    segment_length: int = 441000
+    edge: int = 0
+    fixed_segment: bool = False
+    segment_multiple: int = 1
+    overlap: float = 0.25
+    edge_padding: EdgePadding = "reflect"
+    normalization: Normalization = "none"
+    covers_mixture: bool = True
+    max_batch: int = 1
+    cpu_workers: bool = False
+
+    # Weights are read from files: a classical method has none.
+    has_weights: ClassVar[bool] = True
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> SeparationModel:
+        """Build the module, weights not yet loaded.
+
+        Args:
+            config: the registry entry's `config`: plain JSON values.
+            stems: the stems to compute, a subset of the entry's stems, in the entry's order.
+
+        Raises:
+            CheckpointError: a value in `config` that this architecture can't be built with.
+        """
+        raise TypeError(f"{cls.__name__} does not say how it is built from a config")
+
+    @classmethod
+    def parts_needed(cls, config: Mapping[str, Any], parts: Sequence[str], stems: Sequence[str]) -> tuple[str, ...]:
+        """Which of the entry's files (by their `part` name) must be loaded to compute `stems`.
+
+        The default is all of them. A model made of one network per stem returns only those it needs.
+        """
+        return tuple(parts)
+
+    @classmethod
+    def convert_state(
+        cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Published tensors, per part, as this module's state dict.
+
+        Args:
+            config: the registry entry's `config`.
+            states: part name -> the published file's state dict (names as published).
+
+        Raises:
+            CheckpointError: tensors that are missing or have another shape than the architecture's.
+        """
+        if len(states) != 1:
+            raise TypeError(f"{cls.__name__} takes one file, {len(states)} were given")
+        return dict(next(iter(states.values())))
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate. mixture [B, C, T] -> estimates [B, S, C, T]."""
+        raise TypeError(f"{type(self).__name__} has no forward")
