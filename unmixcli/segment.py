@@ -1,0 +1,215 @@
+"""Cut a stream into overlapping segments and join the results: pure functions of blocks.
+
+        |--edge--|------------ used ------------|--edge--|            one segment, `length` samples
+                 |------- stride -------|------------ used ------...  the next one starts a stride later
+
+A model's output is trusted only between the edges. Used parts that overlap are cross-faded with a triangle that never
+reaches zero; used parts that don't overlap stand side by side, untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmixcli.models.base import EdgePadding
+
+Needed = Callable[[int, int], bool]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where segments lie, in samples.
+
+    Attributes:
+        length: samples of a full segment, both edges included.
+        edge: samples at each side whose output is dropped.
+        stride: samples between the starts of neighbouring used parts.
+        padding: what stands beyond the ends of the track: see `SeparationModel.edge_padding`.
+        fixed: every segment has exactly `length` samples (the last one is padded).
+    """
+
+    length: int
+    edge: int
+    stride: int
+    padding: EdgePadding = "reflect"
+    fixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.edge < 0 or self.length <= 2 * self.edge:
+            raise ValueError(f"a segment of {self.length} samples has no used part between edges of {self.edge}")
+        if not 1 <= self.stride <= self.used:
+            raise ValueError(f"stride is {self.stride}, expected 1..{self.used} (the used part of a segment)")
+        if self.fixed and self.padding == "none":
+            raise ValueError("segments of a fixed length need padding at the ends of the track")
+
+    @property
+    def used(self) -> int:
+        """Samples of a segment's output that are used."""
+        return self.length - 2 * self.edge
+
+
+def make_grid(
+    *,
+    length: int,
+    edge: int,
+    overlap: float,
+    multiple: int = 1,
+    padding: EdgePadding = "reflect",
+    fixed: bool = False,
+) -> Grid:
+    """A grid whose stride is (1 - overlap) of the used part, on a multiple of `multiple` samples."""
+    stride = round((length - 2 * edge) * (1 - overlap))
+    return Grid(length, edge, max(multiple, stride // multiple * multiple), padding, fixed)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One piece for the model.
+
+    Attributes:
+        start: first sample of the used part, in the track.
+        used: samples of the used part (less than the grid's only at the end of the track).
+        offset: where the used part starts inside `mixture`.
+        mixture: [G, C, L] with its context, or None where the segment isn't needed.
+    """
+
+    start: int
+    used: int
+    offset: int
+    mixture: Tensor | None
+
+
+def _always(start: int, stop: int) -> bool:
+    return True
+
+
+def cut(blocks: Iterable[Tensor], grid: Grid, needed: Needed = _always) -> Iterator[Segment]:
+    """Cut a stream into segments.
+
+    Args:
+        blocks: [G, C, T] of any lengths, in order.
+        grid: where the segments lie. Segments start at 0, stride, 2 * stride, ... below the track's length.
+        needed: asked with a used part's [start, stop); where it says no the segment comes without its mixture.
+
+    Yields:
+        Segments in order. The result does not depend on how the stream was cut into blocks.
+    """
+    parts: list[Tensor] = []  # what is held, joined only when a segment is complete
+    origin = 0  # track position of the first sample held
+    held = 0
+    start = 0  # of the next used part
+    for block in blocks:
+        parts.append(block)
+        held += block.shape[-1]
+        while origin + held >= start + grid.used + grid.edge:
+            buffer = torch.cat(parts, dim=-1)
+            yield _segment(buffer, origin, start, None, grid, needed)
+            start += grid.stride
+            keep_from = max(origin, start - grid.edge)
+            parts = [buffer[..., keep_from - origin :]]
+            held -= keep_from - origin
+            origin = keep_from
+    if not parts:
+        return
+    buffer = torch.cat(parts, dim=-1)
+    total = origin + held
+    while start < total:
+        yield _segment(buffer, origin, start, total, grid, needed)
+        start += grid.stride
+
+
+def _segment(buffer: Tensor, origin: int, start: int, total: int | None, grid: Grid, needed: Needed) -> Segment:
+    """The segment at `start`; `total` is the track's length once that is known."""
+    stop = start + grid.used if total is None else min(start + grid.used, total)
+    if not needed(start, stop):
+        return Segment(start, stop - start, 0, None)
+    first, last = start - grid.edge, stop + grid.edge
+    if grid.fixed:
+        last = first + grid.length
+    if grid.padding == "none":
+        first, last = max(first, 0), last if total is None else min(last, total)
+    real_first = max(first, 0)
+    real_last = last if total is None else min(last, total)
+    real = buffer[..., real_first - origin : real_last - origin]
+    mixture = extend(real, real_first - first, last - real_last, mirrored=grid.padding == "reflect")
+    return Segment(start, stop - start, start - first, mixture)
+
+
+def extend(signal: Tensor, before: int, after: int, *, mirrored: bool) -> Tensor:
+    """Add context at the ends of [..., T], T >= 1: silence, or the signal mirrored without repeating its end sample.
+
+    A mirror image longer than the signal is mirrored again, as `numpy.pad(mode="reflect")` does.
+    """
+    if before == 0 and after == 0:
+        return signal
+    length = signal.shape[-1]
+    if not mirrored or length == 1:
+        return torch.nn.functional.pad(signal, (before, after))
+    period = 2 * (length - 1)
+    index = torch.remainder(torch.arange(-before, length + after), period)
+    return signal[..., torch.where(index < length, index, period - index)]
+
+
+def triangle(length: int) -> Tensor:
+    """Weights 1, 2, ... n ... 2, 1 divided by their maximum: positive everywhere. [length]"""
+    ramp = torch.arange(1, length + 1, dtype=torch.float32)
+    weights = torch.minimum(ramp, ramp.flip(0))
+    return weights / weights.max()
+
+
+def overlap_add(segments: Iterable[tuple[int, Tensor]], grid: Grid) -> Iterator[Tensor]:
+    """Join estimates of the used parts into one signal, cross-fading where they overlap.
+
+    Args:
+        segments: (start, estimate [..., T]) in order, starts a stride apart, T the used part's length.
+        grid: the grid they were cut on.
+
+    Yields:
+        Blocks [..., T] that together have the track's length.
+    """
+    if grid.stride == grid.used:
+        for _, estimate in segments:
+            yield estimate
+        return
+    weights = triangle(grid.used)
+    total: Tensor | None = None  # weighted sum of what is not finished yet, from track position `origin`
+    weight_sum = torch.zeros(0)
+    origin = 0
+    for start, estimate in segments:
+        if total is not None and start > origin:
+            done = start - origin
+            yield total[..., :done] / weight_sum[:done]
+            total, weight_sum, origin = total[..., done:], weight_sum[done:], start
+        length = estimate.shape[-1]
+        weighted = estimate * weights[:length]
+        if total is None:
+            total, weight_sum, origin = weighted, weights[:length].clone(), start
+            continue
+        missing = length - total.shape[-1]
+        if missing > 0:
+            total = torch.nn.functional.pad(total, (0, missing))
+            weight_sum = torch.nn.functional.pad(weight_sum, (0, missing))
+        total[..., :length] += weighted
+        weight_sum[:length] += weights[:length]
+    if total is not None:
+        yield total / weight_sum
+
+
+def reblock(blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+    """The same stream in blocks of `length` samples; the last one may be shorter."""
+    parts: list[Tensor] = []
+    held = 0
+    for block in blocks:
+        parts.append(block)
+        held += block.shape[-1]
+        if held >= length:
+            joined = torch.cat(parts, dim=-1) if len(parts) > 1 else block
+            whole = held // length * length
+            yield from joined[..., :whole].split(length, dim=-1)
+            parts, held = [joined[..., whole:]], held - whole
+    if held:
+        yield torch.cat(parts, dim=-1)

@@ -1,0 +1,92 @@
+"""Run one stage of a stream in a thread of its own, with a bounded queue between it and the next."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# A waiting thread looks this often whether it should give up. Seconds.
+_POLL = 0.1
+
+
+class _Failure:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+_END = object()
+
+
+def prefetch(items: Iterable[T], *, depth: int = 4) -> Iterator[T]:
+    """Produce `items` in a background thread, at most `depth` ahead of the consumer.
+
+    An exception in the producer is raised here, after the items before it. When the consumer stops early (closes the
+    generator, or is interrupted) the producer is stopped at its next item, its generator is closed in its own thread,
+    and this call returns after that.
+    """
+    line: queue.Queue[object] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                line.put(item, timeout=_POLL)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                if not put(item):
+                    break
+            else:
+                put(_END)
+        except BaseException as error:
+            put(_Failure(error))
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    thread = threading.Thread(target=produce, name="unmix-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = line.get()
+            if item is _END:
+                return
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
+    """`map` over a stream with `workers` threads: results in order, at most `workers` items under way."""
+    if workers <= 1:
+        for item in items:
+            yield function(item)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="unmix-worker") as pool:
+        under_way: list[Future[R]] = []
+        try:
+            for item in items:
+                under_way.append(pool.submit(function, item))
+                if len(under_way) >= workers:
+                    yield under_way.pop(0).result()
+            while under_way:
+                yield under_way.pop(0).result()
+        finally:
+            for future in under_way:
+                future.cancel()
