@@ -1,0 +1,163 @@
+"""A model as data: one registry entry, its files, licence and scores. Plain frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmixcli.errors import RegistryError
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Terms of the weights (not of the code).
+
+    Attributes:
+        name: as it is shown; "unknown" is a value.
+        spdx: identifier, or None.
+        commercial_ok: None where nobody says.
+        source: who says so.
+    """
+
+    name: str
+    spdx: str | None = None
+    commercial_ok: bool | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Published or measured scores under one protocol; values of different protocols are never comparable.
+
+    Attributes:
+        protocol: data set, metric and how it was averaged.
+        source: where the values stand.
+        values: stem -> dB.
+    """
+
+    protocol: str
+    source: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What to cite."""
+
+    title: str
+    year: int
+    url: str
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One weights file.
+
+    Attributes:
+        part: which piece of the model it is ("vocals", "checkpoint").
+        name: file name in the cache.
+        urls: mirrors, in the order they are tried.
+        size: bytes, where it is known.
+        sha256: 64 hex digits, where it is known; else `sha256_prefix` is.
+        sha256_prefix: the first digits of it that upstream publishes (8 or more).
+        md5: further information only.
+        package: path inside this package for weights that ship with it.
+    """
+
+    part: str
+    name: str
+    urls: tuple[str, ...] = ()
+    size: int | None = None
+    sha256: str | None = None
+    sha256_prefix: str | None = None
+    md5: str | None = None
+    package: str | None = None
+
+    @property
+    def expected_hash(self) -> str:
+        """The sha256, or the known beginning of it."""
+        return self.sha256 or self.sha256_prefix or ""
+
+    def matches(self, sha256: str) -> bool:
+        """A file with this sha256 is this one, as far as is published."""
+        return bool(self.expected_hash) and sha256.startswith(self.expected_hash)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model, completely described; see `registry_schema.json` for each field.
+
+    Attributes:
+        sample_rate: Hz the model works at.
+        channels: channels it takes.
+        folder: for a user's entry the folder of its own weights; None for a bundled one.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    config: Mapping[str, Any]
+    stems: tuple[str, ...]
+    sample_rate: int
+    channels: int
+    files: tuple[ModelFile, ...] = ()
+    aliases: tuple[str, ...] = ()
+    licence: Licence = field(default_factory=lambda: Licence("unknown"))
+    training_data: str = "unknown"
+    paper: Paper | None = None
+    scores: tuple[Score, ...] = ()
+    notes: tuple[str, ...] = ()
+    parameters: int | None = None
+    folder: Path | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """In the program's own registry, not the user's."""
+        return self.folder is None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Part names of the files, in order."""
+        return tuple(file.part for file in self.files)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files together; None if one is not known; 0 without files."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def file(self, part: str) -> ModelFile:
+        """The file of a part.
+
+        Raises:
+            RegistryError: there is none.
+        """
+        for file in self.files:
+            if file.part == part:
+                return file
+        raise RegistryError(f"{self.name} has no file for {part!r}; it has {', '.join(self.parts) or 'none'}.")
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as JSON values, the shape `parse_entry` reads."""
+        values = asdict(self)
+        del values["folder"]
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What "auto" means for a quality and some stems.
+
+    Attributes:
+        quality: "fast", "balanced" or "best".
+        stems: it is for questions that these can answer.
+        model: name of an entry.
+        overrides: values of the entry's config that differ.
+    """
+
+    quality: str
+    stems: tuple[str, ...]
+    model: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
