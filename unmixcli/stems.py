@@ -125,9 +125,9 @@ def plan_stems(
     needed = {member for members, _, _ in wanted.values() for member in members}
     if all_for_free or residual == "file" or extra_target is not None:
         needed = set(every)
-    compute = tuple(stem for stem in every if stem in needed)
+    compute = tuple(stem for stem in every if stem in needed) or every
     complete = covers_mixture and compute == every
-    spread = residual == "spread" and complete and len(every) > 1
+    spread = residual == "spread" and complete
     stem_weights = {stem: _stem_weights(stem, compute, spread, extra_target, every) for stem in compute}
     outputs = []
     for name, (members, sign, mixture_weight) in wanted.items():

@@ -1,0 +1,459 @@
+"""The Python API: load a model once, separate arrays, streams and files with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unmixcli.audio.channels import channel_groups, describe_groups
+from unmixcli.audio.decode import AudioInfo, open_audio, probe
+from unmixcli.audio.tags import read_tags
+from unmixcli.checkpoint import choose_model, load_model
+from unmixcli.device import choose_device, device_title
+from unmixcli.errors import InputError, OptionError
+from unmixcli.models import architecture_class
+from unmixcli.naming import target_paths
+from unmixcli.options import Format, Options
+from unmixcli.pipeline import Report, separate_blocks
+from unmixcli.progress import Progress, ProgressCallback, ignore_progress
+from unmixcli.registry import ModelEntry
+from unmixcli.runner import Runner
+from unmixcli.sinks import ArraySink, Encoding, FileSink, Tagging
+from unmixcli.stems import MIXTURE, Output, StemPlan, plan_stems
+
+Block = NDArray[np.float32]
+
+# NI Stems files have four tracks in this order (Native Instruments, "Stem file specification", 2015).
+STEM_FILE_ORDER = ("drums", "bass", "other", "vocals")
+
+
+@dataclass(frozen=True)
+class Separation:
+    """The result for one input.
+
+    Attributes:
+        source: the input's name.
+        model: registry name of the model used.
+        device: what it ran on, in words.
+        sample_rate: Hz.
+        stems: output name -> [C, T] float32, where the result was asked for in memory; else empty.
+        files: output name -> path, where it was written.
+        duration: seconds of each output.
+        residual_db: level of what the stems left over, relative to the mixture; None where it isn't known.
+        gain_db: the common gain of all outputs, 0 unless peaks had to be kept below full scale.
+        notes: what was done otherwise than one might think, in plain sentences.
+    """
+
+    source: str
+    model: str
+    device: str
+    sample_rate: int
+    stems: Mapping[str, Block] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    duration: float = 0.0
+    residual_db: float | None = None
+    gain_db: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- sources
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """An audio file as the pipeline's source."""
+
+    info: AudioInfo
+
+    @property
+    def sample_rate(self) -> int:
+        return self.info.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.info.channels
+
+    @property
+    def channel_layout(self) -> str | None:
+        return self.info.channel_layout
+
+    @property
+    def duration(self) -> float | None:
+        return self.info.duration
+
+    @property
+    def name(self) -> str:
+        return Path(self.info.path).name
+
+    def blocks(self) -> Iterator[Block]:
+        with open_audio(self.info.path, track=self.info.track) as decoder:
+            yield from decoder
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """An array [C, T] as the pipeline's source."""
+
+    samples: Block
+    sample_rate: int
+    name: str = "array"
+    channel_layout: str | None = None
+
+    @property
+    def channels(self) -> int:
+        return int(self.samples.shape[0])
+
+    @property
+    def duration(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+    def blocks(self) -> Iterator[Block]:
+        step = 65536
+        for start in range(0, self.samples.shape[1], step):
+            yield self.samples[:, start : start + step]
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Blocks that come once, as the pipeline's source."""
+
+    stream: Iterable[Block]
+    sample_rate: int
+    channels: int
+    channel_layout: str | None = None
+    duration: float | None = None
+    name: str = "stream"
+
+    def blocks(self) -> Iterator[Block]:
+        for block in self.stream:
+            samples = np.asarray(block, dtype=np.float32)
+            if samples.ndim != 2 or samples.shape[0] != self.channels:
+                raise InputError(f"a block has the shape {samples.shape}, expected [{self.channels}, T].")
+            if not np.isfinite(samples).all():
+                raise InputError("a block holds values that are not numbers (NaN or infinity).")
+            if samples.shape[1]:
+                # A caller may fill the same buffer again while this one still waits in a queue.
+                yield samples.copy()
+
+
+# ---------------------------------------------------------------- the separator
+
+
+class Separator:
+    """A model, ready to separate as often as needed; usable from several threads at once.
+
+    Args:
+        model: registry name or alias, or "auto".
+        options: all knobs at once; `fields` are laid over them.
+        on_progress: told of downloads, passes and warnings.
+        fields: any field of `Options` by name.
+
+    The model is chosen here; its weights are loaded by the first separation, only those that the stems asked need.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        options: Options | None = None,
+        on_progress: ProgressCallback = ignore_progress,
+        **fields: Any,
+    ) -> None:
+        self.options = _merged(options, model, fields)
+        self.on_progress = on_progress
+        self.device = choose_device(self.options.device)
+        wanted = self.options.stems or self.options.minus
+        self.entry, warning = choose_model(
+            self.options.model, wanted, self.options.quality, self.options.offline, on_progress=on_progress
+        )
+        self.warnings: tuple[str, ...] = (warning,) if warning else ()
+        if warning:
+            on_progress(Progress("warning", self.entry.name, message=warning))
+        self.plan = _plan(self.entry, self.options)
+        self._loading = threading.Lock()
+        self._runner: Runner | None = None
+        self._runner_notes: list[str] = []
+
+    @property
+    def runner(self) -> Runner:
+        """The model on its device, loaded at first use."""
+        with self._loading:
+            if self._runner is None:
+                model = load_model(
+                    self.entry,
+                    stems=self.plan.compute,
+                    overrides=_overrides(self.entry, self.options),
+                    offline=self.options.offline,
+                    on_progress=self.on_progress,
+                )
+                self._runner = Runner(
+                    model,
+                    self.device,
+                    precision=self.options.precision,
+                    batch_size=self.options.batch_size,
+                    tell=self._tell,
+                )
+            return self._runner
+
+    def _tell(self, message: str) -> None:
+        self._runner_notes.append(message)
+        self.on_progress(Progress("warning", self.entry.name, message=message))
+
+    # ------------------------------------------------------------ in memory
+
+    def separate(self, source: str | os.PathLike[str] | Block, *, sample_rate: int | None = None) -> Separation:
+        """Separate a file or an array, results in memory.
+
+        Args:
+            source: a path, or samples [C, T] ([T] is mono), nominally -1…1.
+            sample_rate: Hz, with an array.
+
+        Raises:
+            InputError: the file can't be read, or the array isn't audio.
+        """
+        found = self._source(source, sample_rate)
+        report, sink = Report(), ArraySink()
+        for outputs in separate_blocks(
+            found, self.runner, self.plan, self.options, report=report, on_progress=self.on_progress
+        ):
+            sink.write(outputs)
+        return self._result(found, report, stems=sink.arrays(self.plan.names, found.channels))
+
+    def stream(
+        self, blocks: Iterable[Block], *, sample_rate: int, channels: int, channel_layout: str | None = None
+    ) -> Iterator[dict[str, Block]]:
+        """Separate a stream: blocks [C, T] of any lengths in, {output name: [C, T]} out, as soon as they are ready.
+
+        The blocks out have other lengths than those in; together they have exactly the same length.
+
+        Raises:
+            OptionError: the model needs a first pass over the whole track.
+        """
+        if self.runner.model.normalization == "track":
+            raise OptionError(
+                f"{self.entry.name} needs the mean and level of the whole track before it starts; a stream can't be "
+                "read twice.",
+                hint="use separate() with a file or an array.",
+            )
+        source = StreamSource(blocks, sample_rate, channels, channel_layout)
+        return separate_blocks(source, self.runner, self.plan, self.options, on_progress=self.on_progress)
+
+    # ------------------------------------------------------------ to files
+
+    def separate_to_files(
+        self, path: str | os.PathLike[str], targets: Mapping[str, Path], *, commit: bool = True
+    ) -> tuple[Separation, FileSink]:
+        """Separate a file into files.
+
+        Args:
+            path: the input.
+            targets: output name -> path, of `targets_for`.
+            commit: give the files their names; False leaves that (or `abort`) to the caller.
+
+        Returns:
+            The result, and the sink that holds the finished files.
+        """
+        options = self.options
+        info = probe(path, track=options.track)
+        source = FileSource(info)
+        plan = self._file_plan()
+        encoding = encoding_for(info, options)
+        tags = read_tags(path)
+        title = tags.get("title") or Path(path).stem
+        stem_file = options.format == "stem.mp4"
+        changes = {name: {"title": f"{title} ({name})"} for name in plan.names}
+        changes[MIXTURE] = {"title": title}
+        report = Report()
+        sink = FileSink(
+            targets,
+            encoding,
+            tagging=Tagging(Path(path), changes),
+            stem_names=STEM_FILE_ORDER if stem_file else (),
+            overwrite=options.overwrite,
+        )
+        try:
+            for outputs in separate_blocks(
+                source, self.runner, plan, options, report=report, on_progress=self.on_progress
+            ):
+                sink.write(outputs)
+            if report.written == 0:
+                raise InputError(f"{source.name}: there is no audio in it.", hint="check the file with a player.")
+            sink.prepare()
+            result = self._result(source, report, files=sink.targets, sink=sink)
+            if commit:
+                sink.commit()
+        except BaseException:
+            sink.abort()
+            raise
+        return result, sink
+
+    def targets_for(self, path: Path, folder: Path, *, track: str | None = None) -> dict[str, Path]:
+        """Output name -> path of the finished file, for an input.
+
+        Args:
+            path: the input, for its tags.
+            folder: all results lie inside.
+            track: word for {track}; None: the input's name without its suffix.
+        """
+        from unmixcli.audio.encode import SUFFIX
+
+        format_ = self.options.format or "wav"
+        template = self.options.template
+        names: tuple[str, ...] = self.plan.names
+        if format_ == "stem.mp4":
+            names = (MIXTURE,)
+            template = "{track}" if template == "{track}/{stem}" else template
+        needs_tags = any(f"{{{name}}}" in template for name in ("artist", "title", "album"))
+        return target_paths(
+            folder,
+            template,
+            names,
+            track=track or path.stem,
+            model=self.entry.name,
+            suffix=SUFFIX[format_],
+            tags=read_tags(path) if needs_tags else {},
+        )
+
+    def _file_plan(self) -> StemPlan:
+        if self.options.format != "stem.mp4":
+            return self.plan
+        missing = [name for name in STEM_FILE_ORDER if name not in self.plan.names]
+        if missing or len(self.plan.names) != len(STEM_FILE_ORDER):
+            raise OptionError(
+                f"a .stem.mp4 holds exactly {', '.join(STEM_FILE_ORDER)}; "
+                f"{self.entry.name} would give {', '.join(self.plan.names)}.",
+                hint="choose a model with these four stems and leave --stems out.",
+            )
+        return replace(self.plan, outputs=(Output(MIXTURE, {MIXTURE: 1.0}), *self.plan.outputs))
+
+    # ------------------------------------------------------------ small parts
+
+    def _source(self, source: str | os.PathLike[str] | Block, sample_rate: int | None) -> FileSource | ArraySource:
+        if isinstance(source, (str, os.PathLike)):
+            return FileSource(probe(source, track=self.options.track))
+        samples = np.atleast_2d(np.asarray(source, dtype=np.float32))
+        if sample_rate is None or sample_rate <= 0:
+            raise InputError(f"sample_rate is {sample_rate}, expected the array's rate in Hz.")
+        if samples.ndim != 2 or samples.shape[0] > 64:
+            raise InputError(
+                f"the array has the shape {samples.shape}, expected [channels, samples].",
+                hint="transpose it if it is [samples, channels].",
+            )
+        if not np.isfinite(samples).all():
+            raise InputError("the array holds values that are not numbers (NaN or infinity).")
+        return ArraySource(samples, sample_rate)
+
+    def _result(
+        self,
+        source: FileSource | ArraySource,
+        report: Report,
+        *,
+        stems: Mapping[str, Block] | None = None,
+        files: Mapping[str, Path] | None = None,
+        sink: FileSink | None = None,
+    ) -> Separation:
+        notes = [*self.warnings]
+        groups = channel_groups(source.channels, source.channel_layout, model_channels=self.runner.model.channels)
+        said = describe_groups(groups, source.channels, source.channel_layout)
+        notes += [said] if said else []
+        notes += [self.plan.note] if self.plan.note else []
+        notes += [*report.notes, *self._runner_notes, *(sink.notes if sink else [])]
+        return Separation(
+            source=source.name,
+            model=self.entry.name,
+            device=device_title(self.runner.device),
+            sample_rate=source.sample_rate,
+            stems=stems or {},
+            files=dict(files or {}),
+            duration=report.written / source.sample_rate,
+            residual_db=report.residual_db,
+            gain_db=20 * float(np.log10(sink.gain)) if sink else 0.0,
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+
+def separate(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    model: str | None = None,
+    options: Options | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+    **fields: Any,
+) -> Separation:
+    """Separate one file into files, as `unmix FILE -o OUTPUT` does.
+
+    Args:
+        source: the input file.
+        output: folder for the results; None: `separated` in the current folder.
+        model: registry name or alias, or "auto".
+        options: all knobs at once; `fields` are laid over them.
+        on_progress: told of downloads, progress and warnings.
+        fields: any field of `Options` by name.
+
+    Raises:
+        UnmixError: what went wrong, with a hint; nothing half-written is left.
+    """
+    merged = _merged(options, model, fields)
+    folder = Path(output if output is not None else merged.output or "separated")
+    separator = Separator(options=merged, on_progress=on_progress)
+    path = Path(source)
+    result, _ = separator.separate_to_files(path, separator.targets_for(path, folder))
+    return result
+
+
+def encoding_for(info: AudioInfo, options: Options) -> Encoding:
+    """How results of this input are written: as the input, or as asked."""
+    format_: Format = options.format or "wav"
+    asked = {"16": "s16", "24": "s24", "32f": "f32"}.get(options.bit_depth or "")
+    sample_type = asked or info.sample_type
+    return Encoding(format_, info.sample_rate, info.channels, sample_type, options.bitrate, options.clipping)
+
+
+def _merged(options: Options | None, model: str | None, fields: Mapping[str, Any]) -> Options:
+    changes = {**fields, **({} if model is None else {"model": model})}
+    unknown = sorted(set(changes) - set(Options.names()))
+    if unknown:
+        raise OptionError(f"{unknown[0]!r} is not an option; options are {', '.join(Options.names())}.")
+    return replace(options or Options(), **changes)
+
+
+def _plan(entry: ModelEntry, options: Options) -> StemPlan:
+    kind = architecture_class(entry.architecture)
+    parts = [file.part for file in entry.files]
+
+    def parts_for(stems: tuple[str, ...]) -> tuple[str, ...]:
+        config = {**entry.config, **_overrides(entry, options)}
+        return kind.parts_needed(config, parts, stems)
+
+    def plan(all_for_free: bool) -> StemPlan:
+        return plan_stems(
+            entry.stems,
+            covers_mixture=kind.covers_mixture,
+            stems=options.stems,
+            minus=options.minus,
+            residual=options.residual,
+            all_for_free=all_for_free or options.postfilter != "none",
+        )
+
+    first = plan(False)
+    return plan(set(parts_for(first.compute)) == set(parts_for(tuple(entry.stems))))
+
+
+def _overrides(entry: ModelEntry, options: Options) -> dict[str, Any]:
+    """Options that change the model itself."""
+    if options.iterations is None or options.postfilter != "none":
+        return {}
+    if "niter" not in entry.config:
+        raise OptionError(
+            f"iterations is {options.iterations}, but {entry.name} has no filter of its own.",
+            hint="choose a post-filter as well: --postfilter wiener.",
+        )
+    return {"niter": options.iterations}
