@@ -1,0 +1,91 @@
+"""Reading through libsndfile: WAV and its kin, AIFF, FLAC, Ogg Vorbis and Opus, AU, CAF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from unmixcli.audio.channels import VORBIS_ORDER
+from unmixcli.audio.content import AGAIN, Content
+from unmixcli.audio.info import AudioInfo
+from unmixcli.errors import InputError
+
+Samples = NDArray[np.float32]
+
+_SAMPLE_TYPES = {
+    "PCM_U8": "u8",
+    "PCM_S8": "s8",
+    "PCM_16": "s16",
+    "PCM_24": "s24",
+    "PCM_32": "s32",
+    "FLOAT": "f32",
+    "DOUBLE": "f64",
+    "ALAC_16": "s16",
+    "ALAC_20": "s24",
+    "ALAC_24": "s24",
+    "ALAC_32": "s32",
+}
+_LOSSY_F32 = {"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"}
+_FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "AIFF": "aiff", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
+
+# libsndfile's mark for a length that is not known.
+_UNKNOWN_FRAMES = 2**62
+
+
+class SndfileReader:
+    """One open file; `info`, then `blocks` once.
+
+    Raises:
+        InputError: libsndfile does not know the format (`unknown` is then true) or the file is damaged.
+    """
+
+    def __init__(self, path: str, content: Content) -> None:
+        self._path = path
+        try:
+            self._file = soundfile.SoundFile(path)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path}: can't be decoded: {error.error_string}", hint=AGAIN) from error
+        subtype = str(self._file.subtype)
+        channels = int(self._file.channels)
+        frames: int | None = int(self._file.frames)
+        if frames is not None and frames >= _UNKNOWN_FRAMES:
+            frames = None
+        lossless = _SAMPLE_TYPES.get(subtype)
+        layout = content.channel_layout
+        self._order: tuple[int, ...] | None = None
+        if subtype in ("VORBIS", "OPUS") and channels in VORBIS_ORDER:
+            self._order, layout = VORBIS_ORDER[channels]
+        kind = _FORMATS.get(str(self._file.format), str(self._file.format).lower())
+        rate = int(self._file.samplerate)
+        self.info = AudioInfo(
+            path=path,
+            sample_rate=rate,
+            channels=channels,
+            frames=frames,
+            duration=None if frames is None else frames / rate,
+            sample_type=lossless or ("f32" if subtype in _LOSSY_F32 else "s16"),
+            lossy=lossless is None,
+            format="opus" if subtype == "OPUS" else kind,
+            codec={"VORBIS": "vorbis", "OPUS": "opus"}.get(subtype, kind if kind == "flac" else subtype.lower()),
+            channel_layout=layout,
+            notes=content.notes,
+        )
+
+    def blocks(self, block_frames: int) -> Iterator[Samples]:
+        """Yield [C, T]; a codec error is an InputError."""
+        while True:
+            try:
+                data = self._file.read(block_frames, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise InputError(f"{self._path}: damaged audio data: {error.error_string}", hint=AGAIN) from error
+            if len(data) == 0:
+                return
+            block = data.T if self._order is None else data.T[list(self._order)]
+            yield np.ascontiguousarray(block)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
