@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +62,9 @@ class _Shape:
         if unknown:
             raise CheckpointError(f"open_unmix has no {', '.join(sorted(unknown))} in its config.")
         shape = cls(**{name: value for name, value in config.items() if name != "targets"})
-        for name, field in cls.__dataclass_fields__.items():
-            value = getattr(shape, name)
-            wanted = type(field.default)
-            if type(value) is not wanted or (wanted is int and value < (name != "niter")):
+        for name, default in cls().__dict__.items():
+            value, wanted = getattr(shape, name), type(default)
+            if type(value) is not wanted or (wanted is int and value < int(name != "niter")):
                 raise CheckpointError(f"open_unmix's {name} is {value!r}, expected {_EXPECTED[wanted]}.")
         for rule, message in (
             (shape.nb_channels <= 2, f"nb_channels is {shape.nb_channels}, expected 1 or 2"),
@@ -127,6 +126,8 @@ class OpenUnmix(SeparationModel):
         targets: the networks to run.
         stems: the outputs, some of `targets` (and "residual", with `shape.residual`).
     """
+
+    window: Tensor
 
     def __init__(self, shape: _Shape, targets: Sequence[str], stems: Sequence[str]) -> None:
         super().__init__()
@@ -190,6 +191,9 @@ class OpenUnmix(SeparationModel):
         hidden = self._hidden(padded, frames)
         return torch.stack([self._estimates(padded[b], hidden[:, :, b], frames, length) for b in range(len(mixture))])
 
+    def _targets(self) -> list[_Target]:
+        return cast("list[_Target]", list(self.networks.values()))
+
     def _blocks(self, frames: int) -> list[tuple[int, int]]:
         size = self.shape.wiener_win_len
         return [(start, min(frames, start + size)) for start in range(0, frames, size)]
@@ -197,7 +201,7 @@ class OpenUnmix(SeparationModel):
     def _hidden(self, padded: Tensor, frames: int) -> Tensor:
         """What every target network knows of every frame, [J, N, B, H]."""
         batch = padded.shape[0]
-        networks = list(self.networks.values())
+        networks = self._targets()
         encoded = padded.new_empty(len(networks), frames, batch, self.shape.hidden_size)
         for start, stop in self._blocks(frames):
             x = spectra(padded, self.window, self.shape.nhop, start, stop)
@@ -217,7 +221,7 @@ class OpenUnmix(SeparationModel):
             masks = torch.stack(
                 [
                     network.masks(hidden[j, start:stop]).unflatten(-1, (shape.nb_channels, -1)).transpose(0, 1)
-                    for j, network in enumerate(self.networks.values())
+                    for j, network in enumerate(self._targets())
                 ]
             )
             if shape.softmask:
