@@ -72,7 +72,7 @@ class Runner:
 
         waiting: deque[Segment] = deque()
         workers = cpu_count() if self.device.type == "cpu" and self.model.cpu_workers else 1
-        for estimates in ordered_map(work, keep(self._batches(segments)), workers=workers):
+        for estimates in ordered_map(work, keep(self._batches(segments)), workers=workers, prepare=_one_thread):
             for estimate in estimates:
                 yield waiting.popleft(), estimate
 
@@ -116,7 +116,7 @@ class Runner:
         """Compute once more where a result was NaN or infinite: in fp32, then on the CPU."""
         if self.dtype is not None:
             self._say(f"{self.device} gave values that are not numbers in {self.dtype}; fp32 is used for such parts.")
-            estimates = self._forward(self.model, mixture.to(self.device), None).cpu()
+            estimates = self._forward(self.model, self._moved(mixture), None).cpu()
             if bool(torch.isfinite(estimates).all()):
                 return estimates
         if self.device.type != "cpu":
@@ -145,7 +145,7 @@ class Runner:
         """Halve the segment `splits` times, each half with the model's edge as context."""
         middle = self._middle(mixture.shape[-1])
         if splits == 0 or middle is None:
-            return self._forward(self.model, mixture.to(self.device), self.dtype).cpu()
+            return self._forward(self.model, self._moved(mixture), self.dtype).cpu()
         edge = self.model.edge
         first = self._in_pieces(mixture[..., : middle + edge], splits - 1)[..., :middle]
         second = self._in_pieces(mixture[..., middle - edge :], splits - 1)[..., edge:]
@@ -183,6 +183,9 @@ class Runner:
         with torch.inference_mode(), casting:
             return model(mixture).float()
 
+    def _moved(self, mixture: Tensor) -> Tensor:
+        return mixture.to(self.device)
+
     def _on_cpu(self) -> SeparationModel:
         if self._cpu_model is None:
             self._cpu_model = copy.deepcopy(self.model).to("cpu")
@@ -192,6 +195,11 @@ class Runner:
         if message not in self._said:
             self._said.add(message)
             self.tell(message)
+
+
+def _one_thread() -> None:
+    """Workers that run side by side share the cores: one intra-op thread each."""
+    torch.set_num_threads(1)
 
 
 def _alike(first: Segment, second: Segment) -> bool:

@@ -72,13 +72,22 @@ def prefetch(items: Iterable[T], *, depth: int = 4) -> Iterator[T]:
         thread.join()
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
-    """`map` over a stream with `workers` threads: results in order, at most `workers` items under way."""
+def ordered_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    prepare: Callable[[], None] = lambda: None,
+) -> Iterator[R]:
+    """`map` over a stream with `workers` threads: results in order, at most `workers` items under way.
+
+    With more than one worker, `prepare` is called once in each of their threads.
+    """
     if workers <= 1:
         for item in items:
             yield function(item)
         return
-    with ThreadPoolExecutor(workers, thread_name_prefix="unmix-worker") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="unmix-worker", initializer=prepare) as pool:
         under_way: list[Future[R]] = []
         try:
             for item in items:
