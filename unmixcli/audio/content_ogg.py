@@ -16,9 +16,10 @@ def examine_ogg(file: BinaryIO, name: str, size: int) -> Content:
     """Read the header of every page; the bodies are skipped.
 
     A file of several streams after each other (an internet radio recording) or side by side (with video) is "chained":
-    libsndfile reads only the first, so those go to FFmpeg.
+    libsndfile reads only the first, so those go to FFmpeg; and so does Opus of more than two channels, which libsndfile
+    1.2 calls malformed.
     """
-    codec, streams, flags, at = "", 0, 0, 0
+    codec, streams, flags, at, channels = "", 0, 0, 0, 0
     cut_off = False
     first_data = False
     while at < size:
@@ -33,19 +34,25 @@ def examine_ogg(file: BinaryIO, name: str, size: int) -> Content:
         if flags & _BEGIN:
             streams += 1
             packet = file.read(min(body, 16))
+            if packet.startswith(b"OpusHead") and len(packet) > 9:
+                channels = packet[9]
             if not codec:
                 codec = next((word for magic, word in _MAGIC.items() if packet.startswith(magic)), "other")
         elif not first_data:
             first_data = True
             if streams == 1 and size - at > _SCAN_LIMIT and not _more_streams(file, at, size):
-                return Content("ogg", codec=codec)
+                break
         at += 27 + header[26] + body
     else:
         cut_off = at > size
     notes: tuple[str, ...] = ()
     if cut_off:
         notes = (f"{Path(name).name}: the last Ogg page is cut off; the file ends early.",)
-    return Content("ogg", codec=codec if streams == 1 else "chained", notes=notes)
+    if streams > 1:
+        codec = "chained"
+    elif codec == "opus" and channels > 2:
+        codec = "multichannel opus"
+    return Content("ogg", codec=codec, notes=notes)
 
 
 # Above this size the pages are not walked one by one; chained streams are looked for at the end only.

@@ -47,6 +47,7 @@ SUFFIX: dict[str, str] = {
 }
 # Formats that lose nothing of 16- and 24-bit samples.
 LOSSLESS = frozenset({"wav", "flac", "aiff", "alac"})
+# For stereo, in kbit/s.
 DEFAULT_BITRATES = {"mp3": 320, "m4a": 256, "stem.mp4": 256, "ogg": 256, "opus": 192}
 
 _RATES: dict[str, tuple[int, ...]] = {
@@ -56,12 +57,25 @@ _RATES: dict[str, tuple[int, ...]] = {
 }
 _RATES["stem.mp4"] = _RATES["m4a"]
 _RATE_LIMIT = {"flac": 655350, "ogg": 200000, "alac": 384000, "wav": 2**32 - 1, "aiff": 2**31 - 1}
-_CHANNEL_LIMIT = {"mp3": 2, "flac": 8, "opus": 8, "m4a": 8, "alac": 8, "ogg": 255, "stem.mp4": 2, "aiff": 1024}
+# FFmpeg's ALAC encoder ends the process (an assertion) on a last frame of one or two samples with 3 channels or more,
+# and PyAV 18 can't make planar frames of 8 channels, which AAC needs. FFmpeg's Opus encoder puts the channels of 5.0
+# and 6.1 in the wrong order.
+_CHANNELS: dict[str, tuple[int, ...]] = {
+    "mp3": (1, 2),
+    "flac": tuple(range(1, 9)),
+    "opus": (1, 2, 3, 4, 6, 8),
+    "m4a": tuple(range(1, 8)),
+    "alac": (1, 2),
+    "ogg": tuple(range(1, 256)),
+    "aiff": tuple(range(1, 1025)),
+    "wav": tuple(range(1, 1025)),
+    "stem.mp4": (1, 2),
+}
 
 # What a format stores where the input has another type; wider is never cut without a note.
 _TYPES: dict[str, dict[str, str]] = {
     "wav": {"s8": "u8"},
-    "aiff": {"u8": "s8"},
+    "aiff": {"u8": "s16", "s8": "s16"},  # libsndfile counts the pad byte of odd 8-bit files as a sample
     "flac": {"u8": "s16", "s8": "s16", "s32": "s24", "f32": "s24", "f64": "s24"},
     "alac": {"u8": "s16", "s8": "s16", "s32": "s24", "f32": "s24", "f64": "s24"},
 }
@@ -97,14 +111,24 @@ def plan_sample_type(format: str, sample_type: str) -> tuple[str, str | None]:
     return stored, None
 
 
+def default_bitrate(format: str, channels: int) -> int | None:
+    """kbit/s where none is asked for: the same quality per channel for any number; None for lossless formats."""
+    stereo = DEFAULT_BITRATES.get(format)
+    if stereo is None or format == "mp3" or channels == 2:
+        return stereo
+    return stereo * channels // 2
+
+
 def check_channels(format: str, channels: int) -> None:
     """Raise OutputError where a format can't hold so many channels."""
-    limit = _CHANNEL_LIMIT.get(format, 65535)
-    if not 1 <= channels <= limit:
-        able = ", ".join(name for name in ENCODERS if _CHANNEL_LIMIT.get(name, 65535) >= channels)
+    counts = _CHANNELS[format]
+    if channels not in counts:
+        whole = len(counts) == counts[-1]
+        holds = f"1 to {counts[-1]}" if whole and len(counts) > 2 else " or ".join(map(str, counts))
+        able = ", ".join(name for name in ENCODERS if channels in _CHANNELS[name])
         raise OutputError(
-            f"{format} can't hold {channels} channels, it holds 1 to {limit}.",
-            hint=f"Use one of these formats: {able}.",
+            f"{format} can't hold {channels} channels, it holds {holds}.",
+            hint=f"Use one of these formats: {able}." if able else None,
         )
 
 
@@ -209,7 +233,7 @@ def open_encoder(
         sample_rate: Hz of the blocks that will be written; see `plan_rate`.
         channels: C of the blocks.
         sample_type: to store, in lossless formats; see `plan_sample_type`.
-        bitrate: kbit/s of lossy formats; None: `DEFAULT_BITRATES`.
+        bitrate: kbit/s of lossy formats; None: `default_bitrate`.
         frames: how many samples will come, where known; for early checks only.
         channel_layout: a name in `channels.LAYOUTS`; None: what the number of channels usually means.
 
@@ -228,7 +252,7 @@ def open_encoder(
         sample_rate=rate,
         channels=channels,
         sample_type=stored,
-        bitrate=bitrate or DEFAULT_BITRATES.get(format),
+        bitrate=bitrate or default_bitrate(format, channels),
         frames=None if frames is None else resampled_length(frames, sample_rate, rate),
         channel_layout=channel_layout,
     )

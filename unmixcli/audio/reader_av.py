@@ -53,6 +53,8 @@ _LOSSLESS = {"alac", "flac", "wavpack", "ape", "tta", "tak", "truehd", "mlp", "s
 # A codec frame that does not decode: sound before and after it is still good. Beyond this share of all frames the
 # file is not worth it, and it is more likely not audio at all.
 _BAD_SHARE = 0.1
+# From this number of channels on FFmpeg's planar frames are handled differently.
+_PLANES = 8
 
 
 class AvReader:
@@ -69,7 +71,7 @@ class AvReader:
 
     def __init__(self, path: str, content: Content, track: int) -> None:
         self._path = path
-        self.notes: list[str] = []
+        self._packer: Any = None
         try:
             # "file:" so that a name with a colon is not taken for the address of another protocol.
             self._container = av.open(
@@ -226,13 +228,27 @@ class AvReader:
                     frames = []
                     if good:
                         yield np.zeros((self.info.channels, last), np.float32), self.info.sample_rate
-                for frame in frames:
+                for frame in self._packed(frames):
                     good += 1
                     last = frame.samples
                     yield _to_float(frame), frame.sample_rate
         except av.error.FFmpegError as error:
             raise InputError(f"{self._path}: damaged audio data: {_reason(error)}.", hint=AGAIN) from error
         self._check_damage(good, bad, None, ended=True)
+
+    def _packed(self, frames: list[Any]) -> Iterator[Any]:
+        """The frames, interleaved where they have 8 channels or more.
+
+        PyAV counts the planes of a planar frame up to a null pointer that FFmpeg only leaves below 8 channels, and reads
+        beyond the frame. Interleaved frames have one plane.
+        """
+        for frame in frames:
+            if frame.format.is_planar and frame.layout.nb_channels >= _PLANES:
+                if self._packer is None:
+                    self._packer = av.AudioResampler(format=frame.format.packed)
+                yield from self._packer.resample(frame)
+            else:
+                yield frame
 
     def _check_damage(self, good: int, bad: int, error: Exception | None, *, ended: bool) -> None:
         lossless = not self.info.lossy
