@@ -19,10 +19,16 @@ from unmixcli.stems import plan_stems
 L = Identity.segment_length
 
 
-def separate(model: SeparationModel, source: Stream, report: Report | None = None, **fields: object) -> dict[str, NDArray]:
+def separate(
+    model: SeparationModel, source: Stream, report: Report | None = None, **fields: object
+) -> dict[str, NDArray]:
     options = Options(**fields)  # type: ignore[arg-type]
     plan = plan_stems(
-        model.stems, covers_mixture=model.covers_mixture, residual=options.residual, stems=options.stems, all_for_free=True
+        model.stems,
+        covers_mixture=model.covers_mixture,
+        residual=options.residual,
+        stems=options.stems,
+        all_for_free=True,
     )
     runner = Runner(model, torch.device("cpu"), batch_size=options.batch_size)
     blocks = list(separate_blocks(source, runner, plan, options, report=report))
@@ -61,7 +67,9 @@ def test_there_and_back_at_another_rate_keeps_what_lies_below_both_limits() -> N
 
 @pytest.mark.parametrize("sample_rate", [44100, 48000])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_result_does_not_depend_on_the_cut_into_blocks(sample_rate: int, batch_size: int, rng: np.random.Generator) -> None:
+def test_result_does_not_depend_on_the_cut_into_blocks(
+    sample_rate: int, batch_size: int, rng: np.random.Generator
+) -> None:
     mixture = rng.standard_normal((2, 33333)).astype(np.float32)
     results = [
         separate(Halves(), Stream(mixture, sample_rate, blocks), batch_size=batch_size)

@@ -64,7 +64,9 @@ def mixture() -> Tensor:
         (10, ["2 segment(s)", "1 segment(s)", "segments of about", "the CPU does the rest"]),
     ],
 )
-def test_out_of_memory_goes_down_the_ladder_and_the_result_stays(room: int, expected: list[str], mixture: Tensor) -> None:
+def test_out_of_memory_goes_down_the_ladder_and_the_result_stays(
+    room: int, expected: list[str], mixture: Tensor
+) -> None:
     reference, _, _ = run(10**9, 4, mixture)
     result, model, said = run(room, 4, mixture)
     torch.testing.assert_close(result, reference, atol=1e-6, rtol=0)

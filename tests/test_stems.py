@@ -89,9 +89,7 @@ def test_a_residual_that_is_not_known_is_not_spread_and_that_is_said() -> None:
 def test_minus_gives_one_output_named_after_what_is_missing(rng: np.random.Generator) -> None:
     plan = plan_stems(FOUR, covers_mixture=True, minus=("vocals", "bass"))
     mixture, estimates, outputs = run(plan, rng)
-    np.testing.assert_allclose(
-        outputs["no_vocals_bass"], mixture - estimates["vocals"] - estimates["bass"], atol=2e-6
-    )
+    np.testing.assert_allclose(outputs["no_vocals_bass"], mixture - estimates["vocals"] - estimates["bass"], atol=2e-6)
 
 
 def test_a_model_of_one_stem_gives_the_rest_as_well(rng: np.random.Generator) -> None:

@@ -34,7 +34,7 @@ from unmixcli.options import Options
 from unmixcli.progress import Progress, ProgressCallback, ignore_progress
 from unmixcli.runner import Runner
 from unmixcli.segment import Grid, Needed, cut, make_grid, overlap_add, reblock
-from unmixcli.stems import StemPlan
+from unmixcli.stems import StemPlan, residual_of
 from unmixcli.streams import prefetch
 
 Block = NDArray[np.float32]
@@ -330,7 +330,7 @@ def _deliver(
 def _measure(report: Report, mixture: Block, estimates: Block | None) -> None:
     report.mixture_energy += float(np.vdot(mixture, mixture))
     if estimates is not None:
-        residual = mixture - estimates.sum(axis=0)
+        residual = residual_of(mixture, estimates)
         report.residual_energy = (report.residual_energy or 0.0) + float(np.vdot(residual, residual))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -92,7 +93,7 @@ class Runner:
         if not mixtures:
             nothing = torch.zeros(groups, len(self.model.stems), self.model.channels, 1)
             return [nothing.expand(-1, -1, -1, segment.used) for segment in batch]
-        estimates = self(torch.cat(mixtures)).split(groups)
+        estimates = self(_joined(mixtures)).split(groups)
         return [
             estimate[..., segment.offset : segment.offset + segment.used]
             for segment, estimate in zip(batch, estimates, strict=True)
@@ -108,7 +109,7 @@ class Runner:
         expected = (mixture.shape[0], len(self.model.stems), *mixture.shape[1:])
         if tuple(estimates.shape) != expected:
             raise ModelError(f"the model gave the shape {tuple(estimates.shape)}, expected {expected}.")
-        if bool(torch.isfinite(estimates).all()):
+        if _finite(estimates):
             return estimates
         return self._again(mixture)
 
@@ -117,12 +118,12 @@ class Runner:
         if self.dtype is not None:
             self._say(f"{self.device} gave values that are not numbers in {self.dtype}; fp32 is used for such parts.")
             estimates = self._forward(self.model, self._moved(mixture), None).cpu()
-            if bool(torch.isfinite(estimates).all()):
+            if _finite(estimates):
                 return estimates
         if self.device.type != "cpu":
             self._say(f"{self.device} gave values that are not numbers; the CPU computes such parts.")
             estimates = self._forward(self._on_cpu(), mixture, None)
-            if bool(torch.isfinite(estimates).all()):
+            if _finite(estimates):
                 return estimates
         raise ModelError(
             "the model gave values that are not numbers (NaN or infinity).",
@@ -139,7 +140,7 @@ class Runner:
                 self._step_down(mixture)
 
     def _in_batches(self, mixture: Tensor) -> Tensor:
-        return torch.cat([self._in_pieces(part, self._split) for part in mixture.split(self.batch_size)])
+        return _joined([self._in_pieces(part, self._split) for part in mixture.split(self.batch_size)])
 
     def _in_pieces(self, mixture: Tensor, splits: int) -> Tensor:
         """Halve the segment `splits` times, each half with the model's edge as context."""
@@ -195,6 +196,15 @@ class Runner:
         if message not in self._said:
             self._said.add(message)
             self.tell(message)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _finite(estimates: Tensor) -> bool:
+    # One pass and no copy in the usual case: NaN and infinity survive a sum. A sum may overflow by itself.
+    return math.isfinite(float(estimates.sum())) or bool(torch.isfinite(estimates).all())
 
 
 def _one_thread() -> None:

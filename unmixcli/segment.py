@@ -177,26 +177,25 @@ def overlap_add(segments: Iterable[tuple[int, Tensor]], grid: Grid) -> Iterator[
         return
     weights = triangle(grid.used)
     total: Tensor | None = None  # weighted sum of what is not finished yet, from track position `origin`
-    weight_sum = torch.zeros(0)
+    weight_sum = weights
     origin = 0
     for start, estimate in segments:
-        if total is not None and start > origin:
+        weight = weights[: estimate.shape[-1]].clone()
+        weighted = estimate * weight
+        if total is not None:
             done = start - origin
             yield total[..., :done] / weight_sum[:done]
-            total, weight_sum, origin = total[..., done:], weight_sum[done:], start
-        length = estimate.shape[-1]
-        weighted = estimate * weights[:length]
-        if total is None:
-            total, weight_sum, origin = weighted, weights[:length].clone(), start
-            continue
-        missing = length - total.shape[-1]
-        if missing > 0:
-            total = torch.nn.functional.pad(total, (0, missing))
-            weight_sum = torch.nn.functional.pad(weight_sum, (0, missing))
-        total[..., :length] += weighted
-        weight_sum[:length] += weights[:length]
+            weighted, weight = _added(total[..., done:], weighted), _added(weight_sum[done:], weight)
+        total, weight_sum, origin = weighted, weight, start
     if total is not None:
         yield total / weight_sum
+
+
+def _added(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of two signals that start together, in the memory of the longer one."""
+    longer, shorter = (first, second) if first.shape[-1] > second.shape[-1] else (second, first)
+    longer[..., : shorter.shape[-1]] += shorter
+    return longer
 
 
 def reblock(blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:

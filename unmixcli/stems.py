@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from unmixcli.errors import OptionError
 
 MIXTURE = "mixture"
+RESIDUAL = "residual"
 
 # Other words for the same thing, as people type them.
 _SYNONYMS = {"vocal": "vocals", "voice": "vocals", "drum": "drums", "center": "centre", "side": "sides"}
@@ -35,7 +36,8 @@ class Output:
 
     Attributes:
         name: as asked for.
-        weights: source -> factor; a source is a model's stem or `MIXTURE`.
+        weights: source -> factor; a source is a model's stem, `MIXTURE`, or `RESIDUAL`, which is the mixture minus
+            all stems that are computed.
     """
 
     name: str
@@ -79,18 +81,31 @@ class StemPlan:
             name -> [C, T] float32. An output that is one source times one is that source bit for bit.
         """
         sources = {MIXTURE: mixture, **dict(zip(self.compute, estimates, strict=True))}
+        if RESIDUAL in self.sources:
+            sources[RESIDUAL] = residual_of(mixture, estimates)
         return {output.name: _weighted_sum(sources, output.weights) for output in self.outputs}
 
 
+def residual_of(mixture: NDArray[np.float32], estimates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the estimates leave over. mixture [C, T], estimates [S, C, T] -> [C, T]."""
+    residual = mixture - estimates[0]
+    for estimate in estimates[1:]:
+        residual -= estimate
+    return residual
+
+
 def _weighted_sum(sources: Mapping[str, NDArray[np.float32]], weights: Mapping[str, float]) -> NDArray[np.float32]:
-    terms = [(sources[name], factor) for name, factor in weights.items() if factor != 0.0]
-    if not terms:
+    if not weights:
         return np.zeros_like(sources[MIXTURE])
-    total: NDArray[np.float32] | None = None
-    for source, factor in terms:
-        term = source if factor == 1.0 else source * np.float32(factor)
-        total = term if total is None else total + term
-    assert total is not None
+    (first, factor), *others = weights.items()
+    total = sources[first] if factor == 1.0 else sources[first] * np.float32(factor)
+    for name, factor in others:
+        if factor == 1.0:
+            total = total + sources[name]
+        elif factor == -1.0:
+            total = total - sources[name]
+        else:
+            total = total + sources[name] * np.float32(factor)
     return total
 
 
@@ -128,15 +143,17 @@ def plan_stems(
     compute = tuple(stem for stem in every if stem in needed) or every
     complete = covers_mixture and compute == every
     spread = residual == "spread" and complete
-    stem_weights = {stem: _stem_weights(stem, compute, spread, extra_target, every) for stem in compute}
+    shares = dict.fromkeys(compute, 1.0 / len(compute) if spread else 0.0)
+    if extra_target is not None:
+        shares[_canonical(extra_target, every)] = 1.0
     outputs = []
     for name, (members, sign, mixture_weight) in wanted.items():
-        weights: dict[str, float] = {MIXTURE: mixture_weight} if mixture_weight else {}
-        for member in members:
-            parts = stem_weights[member] if name != "residual" else {member: 1.0}
-            for source, factor in parts.items():
-                weights[source] = weights.get(source, 0.0) + sign * factor
-        outputs.append(Output(name, {source: factor for source, factor in weights.items() if abs(factor) > 1e-12}))
+        if members == every and sign < 0:  # everything but every stem, whoever gets it otherwise
+            outputs.append(Output(name, {RESIDUAL: 1.0}))
+            continue
+        weights = {MIXTURE: mixture_weight, **dict.fromkeys(members, sign)}
+        weights[RESIDUAL] = sign * sum(shares[member] for member in members)
+        outputs.append(Output(name, {source: factor for source, factor in weights.items() if factor != 0.0}))
     note = ""
     if residual == "spread" and covers_mixture and not complete and compute:
         note = f"only {', '.join(compute)} was computed, so no residual is spread"
@@ -203,20 +220,3 @@ def _unknown(name: str, every: tuple[str, ...]) -> OptionError:
         f"this model has no stem {name!r}; it gives {', '.join(every)}.{question}",
         hint="`unmix models list --stem NAME` shows the models that give a stem.",
     )
-
-
-def _stem_weights(
-    stem: str, compute: tuple[str, ...], spread: bool, extra_target: str | None, every: tuple[str, ...]
-) -> dict[str, float]:
-    """A stem as it is written, as factors of the estimates and the mixture."""
-    weights = {stem: 1.0}
-    if spread:
-        share = 1.0 / len(compute)
-    elif extra_target is not None and stem == _canonical(extra_target, every):
-        share = 1.0
-    else:
-        return weights
-    weights[MIXTURE] = share
-    for member in compute:
-        weights[member] = weights.get(member, 0.0) - share
-    return weights
