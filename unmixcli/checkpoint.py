@@ -199,7 +199,8 @@ def choose_model(
     """The entry to use, and a sentence for the user where "auto" did something worth knowing.
 
     A model named explicitly is never replaced. "auto" is the registry's model for the stems and the quality if it
-    is on this machine or a mirror answers (asked for at most five seconds), and else the classical methods.
+    is on this machine or a mirror answers (asked for at most five seconds), else another preset's model that is on this
+    machine, else the classical methods.
 
     Args:
         name: registry name, alias, or "auto".
@@ -227,6 +228,10 @@ def choose_model(
     if not offline and can_download(entry, parts):
         return entry, f"{entry.name} is fetched once; licence of its weights: {licence_words(entry.licence)}."
     why = "no network may be used" if offline else "could not be reached"
+    for other in registry.presets_for(stems or entry.stems, quality)[1:]:
+        candidate = registry.get(other.model)
+        if candidate.files and is_cached(candidate):
+            return candidate, _instead(entry, why, candidate.name)
     return _fallback(registry, entry, stems, why)
 
 
@@ -245,18 +250,20 @@ def _own_stems(entry: ModelEntry, asked: Sequence[str]) -> tuple[str, ...]:
 
 def _fallback(registry: Registry, wanted: ModelEntry, stems: Sequence[str], why: str) -> tuple[ModelEntry, str]:
     entry = registry.get(FALLBACK)
-    reason = f"{wanted.name} is not on this machine and {why}"
-    advice = f"`unmix models download {wanted.name}`"
     if not can_give(entry.stems, stems):
         missing = ", ".join(stem for stem in stems if not can_give(entry.stems, [stem]))
         raise UnmixError(
-            f"{reason}, and without a trained model there is no {missing}; possible are "
-            f"{', '.join(entry.stems)} and accompaniment.",
-            hint=f"{advice} when there is a network, or name a model with `--model`.",
+            f"{wanted.name} is not on this machine and {why}, and without a trained model there is no {missing}; "
+            f"possible are {', '.join(entry.stems)} and accompaniment.",
+            hint=f"`unmix models download {wanted.name}` when there is a network, or name a model with `--model`.",
         )
-    return entry, (
-        f"{reason}; classical methods are used instead, which separate far less well. "
-        f"To have the trained model run {advice} when there is a network, or name another one with `--model`."
+    return entry, _instead(wanted, why, "classical methods, which separate far less well")
+
+
+def _instead(wanted: ModelEntry, why: str, used: str) -> str:
+    return (
+        f"{wanted.name} is not on this machine and {why}; used instead: {used}. "
+        f"To have it run `unmix models download {wanted.name}` when there is a network, or name a model with `--model`."
     )
 
 
@@ -269,6 +276,6 @@ def _nothing_gives(registry: Registry, stems: Sequence[str]) -> UnmixError:
         )
     known = sorted({stem for entry in registry.entries for stem in entry.stems})
     return OptionError(
-        f"no model gives {', '.join(stems)} together; the stems that there are: {', '.join(known)}.",
+        f"no model gives {' together with '.join(stems)}; the stems that there are: {', '.join(known)}.",
         hint="`unmix models list --stem NAME` shows the models that give a stem.",
     )

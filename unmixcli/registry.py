@@ -58,12 +58,13 @@ class Registry:
                 table.setdefault(alias.casefold(), entry)
         return table
 
+    def presets_for(self, stems: Sequence[str], quality: str) -> tuple[Preset, ...]:
+        """The presets of this quality that can answer for all of `stems` (every one can for none), best first."""
+        return tuple(p for p in self.presets if p.quality == quality and can_give(p.stems, stems))
+
     def preset(self, stems: Sequence[str], quality: str) -> Preset | None:
-        """The first preset of this quality that can answer for all of `stems` (all presets can for none)."""
-        for preset in self.presets:
-            if preset.quality == quality and can_give(preset.stems, stems):
-                return preset
-        return None
+        """The best of `presets_for`."""
+        return next(iter(self.presets_for(stems, quality)), None)
 
     def recommended(self, stems: Sequence[str] = (), quality: str = "balanced") -> str | None:
         """Name of the model that "auto" means, or None if no preset gives these stems."""

@@ -1,0 +1,325 @@
+"""The user's own models: add weights files, take them out again.
+
+A file that the registry knows by its sha256 goes to the cache, as if it had been downloaded. Any other becomes an
+entry of the user's: `NAME.json` in the configuration folder, its tensors as safetensors in the folder `NAME` beside
+it. It is recorded only after the network was built and took every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unmixcli.cache import (
+    copy_atomically,
+    file_path,
+    hash_file,
+    remove_cached,
+    remove_file,
+    write_atomically,
+    write_stamp,
+)
+from unmixcli.checkpoint import build_model, read_state, save_tensors, stored_tensors
+from unmixcli.entry import ModelEntry, ModelFile
+from unmixcli.errors import CheckpointError, OptionError, OutputError, RegistryError, UnknownModelError
+from unmixcli.models import architecture_class
+from unmixcli.paths import user_models_folder
+from unmixcli.registry import Registry, load_registry, read_json
+from unmixcli.registry_parse import check_name, parse_entry
+
+# What a `--config` file may say beside the architecture's own settings, when it is laid out like an entry.
+_ENTRY_KEYS = frozenset(
+    {
+        "name", "title", "architecture", "config", "stems", "sample_rate", "channels", "aliases", "licence",
+        "training_data", "paper", "scores", "notes", "parameters",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `add_model` did.
+
+    Attributes:
+        entry: the model that can be used now.
+        recognised: the files are those of a bundled entry, now in the cache.
+        sha256: part -> hash of each file given.
+    """
+
+    entry: ModelEntry
+    recognised: bool
+    sha256: Mapping[str, str]
+
+
+def add_model(
+    files: Sequence[str],
+    *,
+    name: str | None = None,
+    like: str | None = None,
+    architecture: str | None = None,
+    config: str | Path | None = None,
+    stems: Sequence[str] = (),
+    licence: str | None = None,
+) -> Added:
+    """Make a model of weights files.
+
+    Args:
+        files: paths, or `PART=PATH`; without PART it is read off the file name where a model has several.
+        name: of the new model; None: after the first file, or the known model that the files are.
+        like: an entry whose architecture and settings are taken over.
+        architecture: a row of the table of architectures.
+        config: JSON or YAML file: the architecture's settings, or a whole entry.
+        stems: what the model gives; None: as `like`, or the parts.
+        licence: of the weights, as it shall be shown.
+
+    Raises:
+        OptionError: what was said is not enough, or contradicts itself.
+        RegistryError: the name is taken or can't be used.
+        CheckpointError: a file that is refused, or tensors that do not fit.
+    """
+    registry = load_registry()
+    given = [_split(text) for text in files]
+    hashes = {path: _hash(path) for _, path in given}
+    known = _recognise(registry, list(hashes.values()))
+    own_settings = any((name, like, architecture, config, stems))
+    if known is not None and not own_settings:
+        return _fill_cache(known, hashes)
+    if known is not None and like is None and architecture is None and config is None:
+        like = known.name
+    template = _template(registry, like, architecture, config, stems)
+    parts = _parts(given, template, registry.get(like) if like else None)
+    entry = _new_entry(registry, name or template.get("name") or _name_from(given[0][1]), template, parts, licence)
+    return _record(entry, parts, hashes)
+
+
+def remove_model(name: str) -> list[Path]:
+    """Take a model away: a user's own with its entry and weights, a bundled one from the cache only.
+
+    Returns:
+        The files deleted.
+
+    Raises:
+        UnknownModelError: no such model.
+    """
+    registry = load_registry()
+    removed: list[Path] = []
+    folder = broken_entry(name)
+    if folder is None:
+        entry = registry.get(name)
+        removed = remove_cached(entry, [other for other in registry.entries if other.name != entry.name])
+        folder = entry.folder
+    if folder is not None:
+        record = folder.with_name(f"{folder.name}.json")
+        removed += [record, *sorted(path for path in folder.glob("[!.]*") if path.is_file())]
+        record.unlink(missing_ok=True)  # first: an entry without weights would be an error at every use
+        shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
+def broken_entry(name: str) -> Path | None:
+    """Folder of an entry of the user's that can't be read and so is in no registry, or None."""
+    try:
+        load_registry().get(check_name(name))
+    except RegistryError:
+        return None
+    except UnknownModelError:
+        folder = user_models_folder() / name
+        return folder if folder.with_name(f"{name}.json").exists() else None
+    return None
+
+
+def _split(text: str) -> tuple[str | None, Path]:
+    part, equals, rest = text.partition("=")
+    if equals and re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", part) and not Path(text).exists():
+        return part, Path(rest)
+    return None, Path(text)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def _recognise(registry: Registry, hashes: Sequence[str]) -> ModelEntry | None:
+    """The bundled entry whose files these all are."""
+    for entry in registry.entries:
+        if entry.bundled and entry.files and all(any(f.matches(h) for f in entry.files) for h in hashes):
+            return entry
+    return None
+
+
+def _fill_cache(entry: ModelEntry, hashes: Mapping[Path, str]) -> Added:
+    added = {}
+    for path, sha256 in hashes.items():
+        file = next(file for file in entry.files if file.matches(sha256))
+        target = file_path(entry, file)
+        stored_tensors(path, sha256)  # refuses what can't be read, and keeps the converted copy
+        _copy(path, target, sha256)
+        added[file.part] = sha256
+    return Added(entry, True, added)
+
+
+def _copy(path: Path, target: Path, sha256: str) -> None:
+    try:
+        copied = copy_atomically(path, target)
+    except OSError as error:
+        raise OutputError(f"{target} can't be written: {error.strerror or error}.") from error
+    if copied != sha256:
+        remove_file(target)
+        raise CheckpointError(f"{path} was changed while it was read.")
+    write_stamp(target, sha256)
+
+
+# --- a new entry
+
+
+def _template(
+    registry: Registry, like: str | None, architecture: str | None, config: str | Path | None, stems: Sequence[str]
+) -> dict[str, Any]:
+    """The entry's values as far as they are known without looking at the files."""
+    if like is not None:
+        model = registry.get(like).as_json()
+        values: dict[str, Any] = {key: model[key] for key in ("architecture", "config", "stems")}
+    else:
+        values = {"config": {}}
+    if config is not None:
+        read = _read_config(Path(config))
+        if "architecture" in read or "config" in read:
+            if unknown := set(read) - _ENTRY_KEYS:
+                raise RegistryError(f"{config}: unknown key {', '.join(sorted(map(str, unknown)))}.")
+            values |= read
+        else:
+            values["config"] = {**values["config"], **read}
+    if architecture is not None:
+        values["architecture"] = architecture
+    if stems:
+        values["stems"] = list(stems)
+    if "architecture" not in values:
+        raise OptionError(
+            "these weights are none that the registry knows, so it must be said what they are of.",
+            hint="give --like MODEL, or --architecture NAME with --config FILE.",
+        )
+    return values
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RegistryError(f"{path} can't be read: {error.strerror or error}.") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise RegistryError(f"{path} is not plain YAML: {error}.") from error
+    else:
+        values = read_json(path)
+    if not isinstance(values, dict):
+        raise RegistryError(f"{path}: expected settings by name, found a {type(values).__name__}.")
+    return values
+
+
+def _parts(
+    given: Sequence[tuple[str | None, Path]], template: Mapping[str, Any], like: ModelEntry | None
+) -> dict[str, Path]:
+    """Part name -> path. One file of a one-file model needs no name; else PART= or the file name says it."""
+    names = list(like.parts if like else template.get("stems", ()))
+    parts: dict[str, Path] = {}
+    for part, path in given:
+        if part is None:
+            part = _part_of(path, names, alone=len(given) == 1)
+        elif like and part not in names:
+            raise OptionError(f"{like.name} has no part {part!r}; it has {', '.join(names)}.")
+        if part in parts:
+            raise OptionError(f"{path} and {parts[part]} are both taken for the part {part!r}; write PART=PATH.")
+        parts[part] = path
+    return parts
+
+
+def _part_of(path: Path, names: Sequence[str], *, alone: bool) -> str:
+    stem = path.name.lower()
+    found = [name for name in names if re.match(rf"{re.escape(name)}(?![a-z0-9])", stem)]
+    if len(found) == 1:
+        return found[0]
+    if alone and len(names) <= 1:
+        return names[0] if names else "checkpoint"
+    if alone and not names:
+        return "checkpoint"
+    raise OptionError(
+        f"which part of the model {path.name} is can't be read off its name; parts are {', '.join(names)}.",
+        hint=f"write PART=PATH, for example {names[0] if names else 'vocals'}={path.name}.",
+    )
+
+
+def _name_from(path: Path) -> str:
+    name = re.sub(r"[^a-z0-9._-]+", "_", path.stem.lower()).strip("._-")[:64].strip("._-")
+    if not name:
+        raise OptionError(f"no model name can be made of {path.name}; give one with --name.")
+    return name
+
+
+def _new_entry(
+    registry: Registry, name: str, template: Mapping[str, Any], parts: Mapping[str, Path], licence: str | None
+) -> ModelEntry:
+    check_name(name)
+    taken = {word.casefold() for entry in registry.entries for word in (entry.name, *entry.aliases)}
+    if name.casefold() in taken:
+        raise RegistryError(
+            f"the name {name!r} is taken.", hint=f"choose another with --name, or `unmix models remove {name}` first."
+        )
+    folder = user_models_folder() / name
+    record = folder.with_name(f"{name}.json")
+    if record.exists():  # but not in the registry: it is broken, and the warning that was logged says how
+        raise RegistryError(f"{record} is there already and can't be used.", hint=f"`unmix models remove {name}`.")
+    known = list(template.get("stems", ()))
+    stems = [stem for stem in known if stem in parts] if set(parts) <= set(known) else known or list(parts)
+    config = dict(template["config"])
+    if list(config.get("targets", ())) == known:
+        config["targets"] = stems
+    values = {"sample_rate": 44100, "channels": 2, **template, "name": name, "stems": stems, "config": config}
+    if licence:
+        values["licence"] = {"name": licence, "source": "stated when the model was added"}
+    entry = parse_entry(values, where=name, folder=folder)
+    architecture = architecture_class(entry.architecture)
+    if not architecture.has_weights:
+        raise OptionError(f"{entry.architecture} is a method without weights, there is nothing to add.")
+    # The model says itself at what rate and with how many channels it works, unless the config file claims something.
+    probe = architecture.from_config(entry.config, entry.stems)
+    return replace(
+        entry,
+        sample_rate=template.get("sample_rate", probe.sample_rate),
+        channels=template.get("channels", probe.channels),
+    )
+
+
+def _record(entry: ModelEntry, parts: Mapping[str, Path], hashes: Mapping[Path, str]) -> Added:
+    """Prove that the tensors fit, then write tensors and entry, the entry last."""
+    states = {part: read_state(path) for part, path in parts.items()}
+    model = build_model(entry, config=entry.config, stems=entry.stems, states=states)
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    folder = user_models_folder() / entry.name
+    try:
+        files = []
+        for part in parts:
+            target = folder / f"{part}.safetensors"
+            save_tensors(states[part], target, metadata={"source_sha256": hashes[parts[part]]})
+            sha256 = hash_file(target)
+            write_stamp(target, sha256)
+            files.append(ModelFile(part=part, name=target.name, size=target.stat().st_size, sha256=sha256))
+        notes = (*entry.notes, *(f"{part}: made of {path.name}, sha256 {hashes[path]}" for part, path in parts.items()))
+        entry = replace(entry, files=tuple(files), parameters=parameters, notes=notes)
+        text = json.dumps(entry.as_json(), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder.with_name(f"{entry.name}.json"), text.encode())
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"{folder} can't be written: {error.strerror or error}.") from error
+        raise
+    return Added(entry, False, {part: hashes[path] for part, path in parts.items()})
