@@ -71,6 +71,7 @@ class FileSource:
     """An audio file as the pipeline's source."""
 
     info: AudioInfo
+    name: str
 
     @property
     def sample_rate(self) -> int:
@@ -87,10 +88,6 @@ class FileSource:
     @property
     def duration(self) -> float | None:
         return self.info.duration
-
-    @property
-    def name(self) -> str:
-        return Path(self.info.path).name
 
     def blocks(self) -> Iterator[Block]:
         with open_audio(self.info.path, track=self.info.track) as decoder:
@@ -248,25 +245,35 @@ class Separator:
     # ------------------------------------------------------------ to files
 
     def separate_to_files(
-        self, path: str | os.PathLike[str], targets: Mapping[str, Path], *, commit: bool = True
+        self,
+        path: str | os.PathLike[str],
+        targets: Mapping[str, Path],
+        *,
+        name: str | None = None,
+        overwrite: bool | None = None,
+        commit: bool = True,
+        on_progress: ProgressCallback | None = None,
     ) -> tuple[Separation, FileSink]:
         """Separate a file into files.
 
         Args:
             path: the input.
             targets: output name -> path, of `targets_for`.
+            name: what the input is called in titles and messages; None: its file name.
+            overwrite: replace files that exist; None: as the options say.
             commit: give the files their names; False leaves that (or `abort`) to the caller.
+            on_progress: told of this file's progress instead of the separator's callback.
 
         Returns:
             The result, and the sink that holds the finished files.
         """
         options = self.options
         info = probe(path, track=options.track)
-        source = FileSource(info)
+        source = FileSource(info, name or Path(info.path).name)
         plan = self._file_plan()
         encoding = encoding_for(info, options)
         tags = read_tags(path)
-        title = tags.get("title") or Path(path).stem
+        title = tags.get("title") or Path(source.name).stem
         stem_file = options.format == "stem.mp4"
         changes = {name: {"title": f"{title} ({name})"} for name in plan.names}
         changes[MIXTURE] = {"title": title}
@@ -276,11 +283,11 @@ class Separator:
             encoding,
             tagging=Tagging(Path(path), changes),
             stem_names=STEM_FILE_ORDER if stem_file else (),
-            overwrite=options.overwrite,
+            overwrite=options.overwrite if overwrite is None else overwrite,
         )
         try:
             for outputs in separate_blocks(
-                source, self.runner, plan, options, report=report, on_progress=self.on_progress
+                source, self.runner, plan, options, report=report, on_progress=on_progress or self.on_progress
             ):
                 sink.write(outputs)
             if report.written == 0:
@@ -337,7 +344,7 @@ class Separator:
 
     def _source(self, source: str | os.PathLike[str] | Block, sample_rate: int | None) -> FileSource | ArraySource:
         if isinstance(source, (str, os.PathLike)):
-            return FileSource(probe(source, track=self.options.track))
+            return FileSource(probe(source, track=self.options.track), Path(source).name)
         samples = np.atleast_2d(np.asarray(source, dtype=np.float32))
         if sample_rate is None or sample_rate <= 0:
             raise InputError(f"sample_rate is {sample_rate}, expected the array's rate in Hz.")

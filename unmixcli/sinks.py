@@ -274,6 +274,10 @@ class FileSink:
                 if warning not in self.notes:
                     self.notes.append(warning)
 
+    def sizes(self) -> dict[str, int]:
+        """Output name -> bytes of its file, once prepared."""
+        return {name: part.stat().st_size for name, part in self._parts.items()}
+
     def commit(self) -> list[Path]:
         """Give the files their names. Returns the paths, in the order of the targets."""
         for name, part in self._parts.items():
