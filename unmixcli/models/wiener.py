@@ -8,8 +8,9 @@ up to rounding:
 * The published filter divides mixture and estimates by m = max(1, max|x| / 10). Both sides of its equations are
   homogeneous but for the two regularising constants, so those are multiplied by m² here and nothing else is.
 * Where a determinant is divided by, the mixture's covariance is solved by its LDLᴴ factors. For a mixture that is
-  nearly mono the determinant is a difference of two almost equal products and holds no correct digit in float32;
-  the factors' errors cancel in the product with R_j.
+  nearly mono the determinant is a difference of two almost equal products and few of its digits are right in
+  float32; the factors' errors cancel in the product with R_j. A mono song, two iterations: 87 to 108 dB against
+  float64 where the published arithmetic has 73 to 97 dB.
 
 Legend: j source, c channel, t frame, f bin. y_j = estimate, x = mixture, both complex vectors over channels;
 v_j(t, f) = mean over c of |y_jc|², R_j(f) = Σ_t y_j y_jᴴ / (ε + Σ_t v_j), C(t, f) = √ε·I + Σ_j v_j R_j, and the next
