@@ -63,7 +63,8 @@ class Content:
         kind: "wav", "aiff", "w64", "flac", "ogg", "mp3", "mp4", "matroska", "asf", "au", "caf" or "other".
         frames: exact number of samples where the structure states it and it can be relied on.
         channel_layout: a name in `channels.LAYOUTS`, where stated.
-        codec: of an Ogg stream: "vorbis", "opus", "flac", "speex", "multichannel opus", "other" or "chained"; of WAV: "pcm" or "other".
+        codec: of an Ogg stream: "vorbis", "opus", "flac", "speex", "multichannel opus", "other" or "chained";
+            of WAV: "pcm" or "other".
         notes: sentences for the user.
     """
 

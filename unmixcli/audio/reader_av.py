@@ -239,8 +239,8 @@ class AvReader:
     def _packed(self, frames: list[Any]) -> Iterator[Any]:
         """The frames, interleaved where they have 8 channels or more.
 
-        PyAV counts the planes of a planar frame up to a null pointer that FFmpeg only leaves below 8 channels, and reads
-        beyond the frame. Interleaved frames have one plane.
+        PyAV counts the planes of a planar frame up to a null pointer that FFmpeg only leaves below 8 channels, and
+        reads beyond the frame. Interleaved frames have one plane.
         """
         for frame in frames:
             if frame.format.is_planar and frame.layout.nb_channels >= _PLANES:

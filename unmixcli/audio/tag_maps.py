@@ -16,7 +16,7 @@ from mutagen.apev2 import APEv2
 from mutagen.asf import ASF
 from mutagen.flac import FLAC, Picture
 from mutagen.id3 import ID3, Encoding
-from mutagen.id3 import Frames as ID3_FRAMES
+from mutagen.id3 import Frames as Id3Frames
 from mutagen.mp4 import MP4, AtomDataType, MP4Cover, MP4FreeForm
 from mutagen.oggflac import OggFLAC
 from mutagen.oggopus import OggOpus
@@ -294,22 +294,22 @@ def _write_id3(frames: Any, tags: Tags) -> None:
     for name, values in tags.fields.items():
         kind = _TABLE.get(name, ("", "", ""))[0]
         if name == "comment":
-            frames.add(ID3_FRAMES["COMM"](Encoding.UTF8, lang="eng", desc="", text=values))
+            frames.add(Id3Frames["COMM"](Encoding.UTF8, lang="eng", desc="", text=values))
         elif name == "lyrics":
-            frames.add(ID3_FRAMES["USLT"](Encoding.UTF8, lang="eng", desc="", text="\n".join(values)))
+            frames.add(Id3Frames["USLT"](Encoding.UTF8, lang="eng", desc="", text="\n".join(values)))
         elif name in ("tracknumber", "discnumber"):
             total = tags.fields.get(name.replace("number", "total"))
             text = f"{values[0]}/{total[0]}" if total else values[0]
-            frames.add(ID3_FRAMES["TRCK" if name == "tracknumber" else "TPOS"](Encoding.UTF8, text=[text]))
+            frames.add(Id3Frames["TRCK" if name == "tracknumber" else "TPOS"](Encoding.UTF8, text=[text]))
         elif name in ("tracktotal", "disctotal"):
             continue
         elif kind:
-            frames.add(ID3_FRAMES[kind](Encoding.UTF8, text=values))
+            frames.add(Id3Frames[kind](Encoding.UTF8, text=values))
         else:
-            frames.add(ID3_FRAMES["TXXX"](Encoding.UTF8, desc=name, text=values))
+            frames.add(Id3Frames["TXXX"](Encoding.UTF8, desc=name, text=values))
     for index, cover in enumerate(tags.covers):
         description = cover.description or ("" if index == 0 else str(index))  # frames of one name overwrite each other
-        frames.add(ID3_FRAMES["APIC"](Encoding.UTF8, cover.mime, cover.kind, description, cover.data))
+        frames.add(Id3Frames["APIC"](Encoding.UTF8, cover.mime, cover.kind, description, cover.data))
 
 
 def _write_vorbis(file: Any, tags: Tags) -> None:
