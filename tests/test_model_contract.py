@@ -1,0 +1,116 @@
+"""What every architecture promises the pipeline (models/base.py), with configurations small enough to be quick.
+
+A new architecture needs a row in `SMALL`; the first test fails until it has one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from unmixcli.models import ARCHITECTURES, architecture_class
+from unmixcli.models.base import SeparationModel
+
+_UMX = {"hidden_size": 8, "nb_layers": 2, "nfft": 256, "nhop": 64, "max_bin": 90, "nb_output_bins": 129}
+_UMX |= {"wiener_win_len": 10, "targets": ["vocals", "drums", "bass"]}
+_TDC = {
+    "n_fft": 256,
+    "hop": 128,
+    "dim_t": 8,
+    "internal_channels": 4,
+    "num_blocks": 5,
+    "layers_per_block": 2,
+    "trim": 60,
+}
+
+# architecture -> (config, stems) to build
+SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
+    "open_unmix": [
+        (_UMX | {"niter": 0}, ("drums",)),
+        (_UMX | {"niter": 1}, ("vocals", "bass")),
+        (_UMX | {"niter": 2, "softmask": True, "residual": True}, ("vocals", "drums", "bass", "residual")),
+        (_UMX | {"nb_channels": 1, "unidirectional": True}, ("vocals", "drums", "bass")),
+    ],
+    "tdc_unet": [(_TDC, ("vocals",)), (_TDC | {"channels": 1}, ("vocals",))],
+    "repet_sim": [({}, ("vocals", "accompaniment"))],
+    "harmonic_percussive": [({}, ("drums", "rest"))],
+    "centre_extraction": [({}, ("centre", "sides"))],
+    "classical_stems": [({}, ("vocals", "drums", "other"))],
+}
+CASES = [
+    pytest.param(name, config, stems, id=f"{name}-{number}")
+    for name, builds in SMALL.items()
+    for number, (config, stems) in enumerate(builds)
+]
+
+
+def build(name: str, config: dict[str, Any], stems: tuple[str, ...]) -> SeparationModel:
+    torch.manual_seed(0)
+    return architecture_class(name).from_config(config, stems).eval()
+
+
+def music(model: SeparationModel, batch: int, length: int) -> torch.Tensor:
+    """Tones and noise in a common level, [batch, C, length]; items differ."""
+    generator = torch.Generator().manual_seed(1)
+    t = torch.arange(length) / model.sample_rate
+    tones = torch.stack([torch.sin(2 * torch.pi * 220 * (b + 1) * t) for b in range(batch)])
+    noise = torch.randn(batch, model.channels, length, generator=generator)
+    return 0.2 * tones[:, None] + 0.05 * noise
+
+
+def test_every_architecture_is_here() -> None:
+    assert set(SMALL) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(("name", "config", "stems"), CASES)
+class TestContract:
+    def test_data_for_the_pipeline(self, name: str, config: dict[str, Any], stems: tuple[str, ...]) -> None:
+        model = build(name, config, stems)
+        assert model.stems == stems
+        assert model.channels in (1, 2)
+        assert model.sample_rate > 0
+        assert model.segment_length > 2 * model.edge >= 0
+        assert 0 <= model.overlap < 1
+        assert model.segment_multiple >= 1
+        assert model.edge_padding in ("reflect", "zero", "none")
+        assert model.normalization in ("none", "track")
+        assert model.max_batch >= 1
+        assert not (model.fixed_segment and model.edge_padding == "none")
+        if model.segment_multiple > 1 and model.edge_padding == "none":
+            # a segment begins `edge` before a multiple: its own grid is the track's only if edge is one as well
+            assert model.edge % model.segment_multiple == 0
+
+    @pytest.mark.parametrize("length", [1, 2, 63, 1000, 4097])
+    def test_shape_and_finite(self, name: str, config: dict[str, Any], stems: tuple[str, ...], length: int) -> None:
+        model = build(name, config, stems)
+        mixture = music(model, 1, length)
+        before = mixture.clone()
+        estimates = model(mixture)
+        assert estimates.shape == (1, len(stems), model.channels, length)
+        assert estimates.dtype == torch.float32
+        assert torch.isfinite(estimates).all()
+        assert torch.equal(mixture, before), "the input was edited"
+
+    def test_silence(self, name: str, config: dict[str, Any], stems: tuple[str, ...]) -> None:
+        model = build(name, config, stems)
+        assert torch.isfinite(model(torch.zeros(1, model.channels, 3001))).all()
+
+    def test_deterministic_and_items_of_a_batch_apart(
+        self, name: str, config: dict[str, Any], stems: tuple[str, ...]
+    ) -> None:
+        model = build(name, config, stems)
+        mixture = music(model, 3, 5001)
+        together = model(mixture)
+        assert torch.equal(model(mixture), together)
+        alone = torch.cat([model(item[None]) for item in mixture])
+        torch.testing.assert_close(
+            alone, together, atol=1e-5, rtol=0
+        )  # matrix products of another size round otherwise
+        assert not torch.allclose(together[0], together[1], atol=1e-4), "the items of the batch gave one result"
+
+    def test_no_gradients_are_kept(self, name: str, config: dict[str, Any], stems: tuple[str, ...]) -> None:
+        model = build(name, config, stems)
+        with torch.inference_mode():
+            assert not model(music(model, 1, 500)).requires_grad
