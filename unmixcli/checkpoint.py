@@ -228,9 +228,9 @@ def choose_model(
     if not offline and can_download(entry, parts):
         return entry, f"{entry.name} is fetched once; licence of its weights: {licence_words(entry.licence)}."
     why = "no network may be used" if offline else "could not be reached"
-    for other in registry.presets_for(stems or entry.stems, quality)[1:]:
+    for other in registry.presets_for(stems or entry.stems, quality):
         candidate = registry.get(other.model)
-        if candidate.files and is_cached(candidate):
+        if candidate.name != entry.name and candidate.files and is_cached(candidate):
             return candidate, _instead(entry, why, candidate.name)
     return _fallback(registry, entry, stems, why)
 

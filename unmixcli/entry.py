@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -140,10 +141,14 @@ class ModelEntry:
         raise RegistryError(f"{self.name} has no file for {part!r}; it has {', '.join(self.parts) or 'none'}.")
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as JSON values, the shape `parse_entry` reads."""
+        """The entry as JSON values, the shape `parse_entry` reads; what is not known is left out."""
         values = asdict(self)
         del values["folder"]
-        return {key: value for key, value in values.items() if value is not None}
+        for part in (values, values["licence"], *values["files"]):
+            for key in [key for key, value in part.items() if value is None or value == ""]:
+                del part[key]
+        plain: dict[str, Any] = json.loads(json.dumps(values))  # tuples become lists
+        return plain
 
 
 @dataclass(frozen=True)

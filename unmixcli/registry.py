@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ class Registry:
                 table.setdefault(alias.casefold(), entry)
         return table
 
-    def presets_for(self, stems: Sequence[str], quality: str) -> tuple[Preset, ...]:
+    def presets_for(self, stems: Sequence[str], quality: str) -> Iterator[Preset]:
         """The presets of this quality that can answer for all of `stems` (every one can for none), best first."""
-        return tuple(p for p in self.presets if p.quality == quality and can_give(p.stems, stems))
+        return (p for p in self.presets if p.quality == quality and can_give(p.stems, stems))
 
     def preset(self, stems: Sequence[str], quality: str) -> Preset | None:
         """The best of `presets_for`."""
-        return next(iter(self.presets_for(stems, quality)), None)
+        return next(self.presets_for(stems, quality), None)
 
     def recommended(self, stems: Sequence[str] = (), quality: str = "balanced") -> str | None:
         """Name of the model that "auto" means, or None if no preset gives these stems."""

@@ -40,6 +40,9 @@ _ENTRY_KEYS = frozenset(
     }
 )  # fmt: skip
 
+# What holds for the same weights under another name.
+_TERMS = frozenset({"licence", "training_data", "paper", "scores", "notes"})
+
 
 @dataclass(frozen=True)
 class Added:
@@ -86,12 +89,14 @@ def add_model(
     given = [_split(text) for text in files]
     hashes = {path: _hash(path) for _, path in given}
     known = _recognise(registry, list(hashes.values()))
+    terms: dict[str, Any] = {}
     own_settings = any((name, like, architecture, config, stems))
     if known is not None and not own_settings:
         return _fill_cache(known, hashes)
     if known is not None and like is None and architecture is None and config is None:
         like = known.name
-    template = _template(registry, like, architecture, config, stems)
+        terms = {key: value for key, value in known.as_json().items() if key in _TERMS}
+    template = {**terms, **_template(registry, like, architecture, config, stems)}
     parts = _parts(given, template, registry.get(like) if like else None)
     entry = _new_entry(registry, name or template.get("name") or _name_from(given[0][1]), template, parts, licence)
     return _record(entry, parts, hashes)
