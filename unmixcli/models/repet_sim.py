@@ -1,9 +1,9 @@
 """REPET-SIM: what comes back again and again is the accompaniment, the rest is the voice.
 
 Z. Rafii and B. Pardo, "Music/Voice Separation using the Similarity Matrix", ISMIR 2012. For every frame the most
-similar frames of the same segment are found (cosine of the magnitude spectra); the median over them is the repeating part of
-that frame, and the soft mask min(median, V) / V keeps it. Below the voice (100 Hz) everything is accompaniment. Checked
-in the tests against a slow plain version of the paper's steps.
+similar frames of the same segment are found (cosine of the magnitude spectra); the median over them is the part of that
+frame that repeats, and the soft mask min(median, V) / V keeps it. Below the voice (100 Hz) everything is accompaniment.
+Checked in the tests against a slow plain version of the paper's steps.
 
 Limits: it needs music that repeats, and at least about 20 seconds of it. Segments are long for that reason: similar
 frames are looked for in `segment_seconds` of sound, of which `edge_seconds` on each side are only listened to.
@@ -16,10 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmixcli.models.masking import MaskingMethod, median_of
-
-# Frames whose medians are taken together: as many as keep the planes of the median network in the cache.
-_ELEMENTS = 32768
+from unmixcli.models.masking import MEDIAN_ELEMENTS, MaskingMethod, Median
 
 
 class RepetSim(MaskingMethod):
@@ -86,18 +83,20 @@ def repeating_magnitude(magnitude: Tensor, *, similar_frames: int, distance: int
     size = max(1, similar_frames - (similar_frames + 1) % 2)
     rows = magnitude.permute(2, 0, 1).reshape(frames, channels * bins)
     chosen, valid = similar_frames_of(magnitude.mean(dim=0), size, distance)
-    # Missing neighbours become +inf and -inf in turn, which leaves the median of the others where it was.
+    # In the place of missing neighbours stand +inf and -inf in turn: the median of the others stays where it was.
+    infinite = torch.tensor([torch.inf, -torch.inf], dtype=rows.dtype, device=rows.device)
+    table = torch.cat((rows, infinite[:, None].expand(2, rows.shape[1])))
     missing = torch.arange(size, device=rows.device) - valid.sum(dim=1, keepdim=True)
-    filler = torch.where(missing % 2 == 0, torch.inf, -torch.inf)
-    step = max(1, _ELEMENTS // rows.shape[1])
-    medians = []
+    chosen = torch.where(valid, chosen, frames + missing % 2)
+    step = max(1, MEDIAN_ELEMENTS // rows.shape[1])
+    result = torch.empty_like(rows)
+    median = Median(size)
     for start in range(0, frames, step):
-        block = slice(start, start + step)
-        planes = [
-            torch.where(valid[block, k, None], rows[chosen[block, k]], filler[block, k, None]) for k in range(size)
-        ]
-        medians.append(torch.minimum(median_of(planes), rows[block]))
-    return torch.cat(medians).reshape(frames, channels, bins).permute(1, 2, 0)
+        block = rows[start : start + step]
+        planes = median.planes(block)
+        torch.index_select(table, 0, chosen[start : start + step].T.flatten(), out=planes.view(-1, rows.shape[1]))
+        torch.minimum(median(), block, out=result[start : start + step])
+    return result.reshape(frames, channels, bins).permute(1, 2, 0)
 
 
 def similar_frames_of(spectrum: Tensor, count: int, distance: int) -> tuple[Tensor, Tensor]:
