@@ -188,10 +188,9 @@ def _clashing(targets: Mapping[int, Mapping[str, Path]]) -> list[int]:
 def named(error: UnmixError, source: InputFile) -> str:
     """The message, with the name the user knows the input by, at its head if it isn't in it."""
     message = str(error)
-    if source.name == "-":
-        message = message.replace(str(source.path), "standard input")
-    known = (str(source.path), source.name, "standard input")
-    return message if any(name in message for name in known) else f"{source.name}: {message}"
+    if source.mtime_ns is None:  # a temporary copy, of which the user knows nothing
+        message = message.replace(str(source.path), source.name)
+    return message if str(source.path) in message or source.name in message else f"{source.name}: {message}"
 
 
 def _first(targets: Mapping[str, Path]) -> Path:

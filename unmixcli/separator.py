@@ -179,6 +179,13 @@ class Separator:
         self._runner_notes: list[str] = []
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the entry's files that this separation needs."""
+        kind = architecture_class(self.entry.architecture)
+        config = {**self.entry.config, **_overrides(self.entry, self.options)}
+        return tuple(kind.parts_needed(config, self.entry.parts, self.plan.compute)) if self.entry.files else ()
+
+    @property
     def runner(self) -> Runner:
         """The model on its device, loaded at first use."""
         with self._loading:
@@ -315,6 +322,7 @@ class Separator:
         template = self.options.template
         names: tuple[str, ...] = self.plan.names
         if format_ == "stem.mp4":
+            self._file_plan()  # says now what can't be
             names = (MIXTURE,)
             template = "{track}" if template == "{track}/{stem}" else template
         needs_tags = any(f"{{{name}}}" in template for name in ("artist", "title", "album"))
