@@ -201,6 +201,8 @@ def _receive(
         stream.seek(offset)
         stream.truncate()
         tell()
+        # A short body must not throw away its last block: the length is compared below.
+        reply.raw.enforce_content_length = False
         for block in reply.iter_content(_BLOCK):
             done += len(block)
             if done > limit:

@@ -51,10 +51,11 @@ def _endpoint(url: str) -> tuple[str, int]:
     return target.hostname or "", target.port or default
 
 
-def reachable_urls(urls: Sequence[str], seconds: float = REACH_SECONDS) -> list[str]:
+def reachable_urls(urls: Sequence[str], seconds: float | None = None) -> list[str]:
     """Those of `urls` whose host takes a connection, asked all at once; in order.
 
-    Ends when the first host answered, early ones getting a second more, and after `seconds` at the latest.
+    Ends when the first host answered, early ones getting a second more, and after `seconds` (default:
+    `REACH_SECONDS`) at the latest.
     """
     endpoints = {url: _endpoint(url) for url in urls}
     waiting = dict.fromkeys(endpoints.values())
@@ -70,7 +71,7 @@ def reachable_urls(urls: Sequence[str], seconds: float = REACH_SECONDS) -> list[
 
     for endpoint in waiting:
         threading.Thread(target=connect, args=(endpoint,), daemon=True, name="unmix-connect").start()
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (REACH_SECONDS if seconds is None else seconds)
     good: set[tuple[str, int]] = set()
     while waiting:
         try:
@@ -92,7 +93,7 @@ def new_session() -> requests.Session:
     session = requests.Session()
     session.max_redirects = 8
     session.headers.update({"User-Agent": f"unmixcli/{__version__}", "Accept-Encoding": "identity"})
-    if "REQUESTS_CA_BUNDLE" not in os.environ and os.environ.get("SSL_CERT_FILE"):
+    if os.environ.get("SSL_CERT_FILE"):  # weaker than REQUESTS_CA_BUNDLE, as `session.verify` is
         session.verify = os.environ["SSL_CERT_FILE"]  # OpenSSL's own variable, which requests does not read
     return session
 
