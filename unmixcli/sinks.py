@@ -163,11 +163,11 @@ class FileSink:
             with _clear_errors(target):
                 self._made += _make_folders(target.parent)
                 remove_leftovers(target.parent)
-            self._parts[name] = _part_path(target.parent, SUFFIX[self.encoding.format])
+            self._parts[name] = part_path(target.parent, SUFFIX[self.encoding.format])
         if self.encoding.clipping == "scale" and not self.encoding.holds_any_level:
             folder = next(iter(self.targets.values())).parent
             for name in self._outputs:
-                self._spools[name] = _part_path(folder, "f32").open("w+b")
+                self._spools[name] = part_path(folder, "f32").open("w+b")
         self._start_encoders()
 
     def _start_encoders(self) -> None:
@@ -361,7 +361,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _part_path(folder: Path, suffix: str) -> Path:
+def part_path(folder: Path, suffix: str) -> Path:
     return folder / f"{_PART_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.{suffix}"
 
 

@@ -26,6 +26,8 @@ VIDEO_CONTAINERS: dict[str, tuple[str, str]] = {
     ".mkv": ("matroska", "opus"),  # AAC would keep its priming as sound: 1024 samples late
     ".webm": ("webm", "opus"),
 }
+# FFmpeg's time bases are fractions of 32-bit integers: 1/90000 s over such a tempo still is one.
+_LARGEST_DENOMINATOR = 9999
 _TECHNICAL = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration"})
 
 
@@ -52,6 +54,7 @@ def remux_video(
     *,
     track: int = 0,
     changes: Mapping[str, str] | None = None,
+    tempo: float = 1.0,
 ) -> list[str]:
     """Write `out_path`: the pictures and subtitles of one file with the audio of another.
 
@@ -62,6 +65,8 @@ def remux_video(
         out_path: its suffix decides the container.
         track: which audio track of the original the new one replaces; the others are left out.
         changes: title and other container tags that take the place of the original's.
+        tempo: the new audio plays this many times as fast as the old; pictures and subtitles get other times, so that
+            they stay with it, and are still copied as they are.
 
     Returns:
         Sentences about streams that the container can't hold.
@@ -77,7 +82,8 @@ def remux_video(
     start = _audio_start(video, track)
     try:
         with _open(video) as source, _open(audio) as sound:
-            return _copy(source, sound, target, start, changes or {})
+            speed = Fraction(tempo).limit_denominator(_LARGEST_DENOMINATOR)
+            return _copy(source, sound, target, start, changes or {}, speed)
     except av.error.FFmpegError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{target}: the video can't be written: {reason}.", hint="Try .mkv as the suffix.") from error
@@ -106,7 +112,9 @@ def _audio_start(video: str, track: int) -> Fraction:
     return Fraction(0)
 
 
-def _copy(source: Any, sound: Any, target: str, start: Fraction, changes: Mapping[str, str]) -> list[str]:
+def _copy(
+    source: Any, sound: Any, target: str, start: Fraction, changes: Mapping[str, str], tempo: Fraction
+) -> list[str]:
     name, kind = Path(target).name, VIDEO_CONTAINERS[Path(target).suffix.lower()][0]
     if not source.streams.video:
         raise InputError(f"{source.name.removeprefix('file:')}: has no video track.", hint="Use an audio format.")
@@ -132,8 +140,8 @@ def _copy(source: Any, sound: Any, target: str, start: Fraction, changes: Mappin
                     notes.append(f"{name}: a {stream.type} stream was left out, {kind} can't hold it.")
         new_audio = _add_copy(out, voice)
         if hasattr(out, "set_chapters") and hasattr(source, "chapters"):
-            out.set_chapters(source.chapters())
-        for packet in _merged(_packets(source, copies), _audio_packets(sound, voice, new_audio, start)):
+            out.set_chapters([_faster_chapter(chapter, tempo) for chapter in source.chapters()])
+        for packet in _merged(_packets(source, copies, tempo), _audio_packets(sound, voice, new_audio, start / tempo)):
             out.mux(packet)
     return notes
 
@@ -152,18 +160,57 @@ def _add_copy(out: Any, stream: Any) -> Any:
     return copy
 
 
-def _packets(source: Any, copies: Mapping[int, Any]) -> Iterator[tuple[Fraction, Any]]:
-    """(seconds, packet) of every copied stream, in the order of the file; times as they are."""
+def _faster_chapter(chapter: Any, tempo: Fraction) -> Any:
+    return {**chapter, "time_base": chapter["time_base"] / tempo}
+
+
+def _packets(source: Any, copies: Mapping[int, Any], tempo: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """(seconds, packet) of every copied stream, in the order of the file; the clock runs `tempo` times as fast."""
     wanted = [stream for stream in source.streams if stream.index in copies and stream.type != "attachment"]
-    latest = Fraction(0)
+    held: dict[int, list[Any]] = {index: [] for index in copies}  # packets whose decoding time isn't known yet
     for packet in source.demux(*wanted):
-        if packet.size == 0 or (packet.dts is None and packet.pts is None):
+        early = held.get(packet.stream.index)
+        if packet.size == 0:
             continue  # the demuxer's last packets are empty: they flush decoders
+        if early is not None and packet.dts is None and packet.pts is not None:
+            early.append(packet)
+            continue
         if packet.dts is None:
-            packet.dts = packet.pts
-        latest = packet.dts * packet.time_base
-        packet.stream = copies[packet.stream.index]
-        yield latest, packet
+            continue
+        ready = [packet]
+        if early:
+            ready = [*_with_decoding_times(early, packet.dts), packet]
+        held.pop(packet.stream.index, None)
+        yield from ((_retimed(one, tempo), _moved(one, copies)) for one in ready)
+    for early in held.values():  # a stream that never tells decoding times: there is no order but that of the file
+        for packet in _with_decoding_times(early, None):
+            yield _retimed(packet, tempo), _moved(packet, copies)
+
+
+def _with_decoding_times(packets: list[Any], following: int | None) -> list[Any]:
+    """Give packets decoding times, before that of the packet that follows.
+
+    Matroska states none, and FFmpeg's guess starts behind the first reordered frames. They only have to rise, and not
+    to exceed the time of showing.
+    """
+    latest = following
+    for packet in reversed(packets):
+        latest = packet.pts if latest is None else min(packet.pts, latest - 1)
+        packet.dts = latest
+    return packets
+
+
+def _retimed(packet: Any, tempo: Fraction) -> Fraction:
+    """Let a packet's clock run `tempo` times as fast (the muxer turns it into its own); seconds of its decoding."""
+    if tempo != 1:
+        packet.time_base = packet.time_base / tempo
+    return Fraction(packet.dts * packet.time_base)
+
+
+def _moved(packet: Any, copies: Mapping[int, Any]) -> Any:
+    """A packet of the original as one of the copy."""
+    packet.stream = copies[packet.stream.index]
+    return packet
 
 
 def _audio_packets(sound: Any, voice: Any, copy: Any, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
