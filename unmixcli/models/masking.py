@@ -32,7 +32,7 @@ class MaskingMethod(SeparationModel):
         stems: the stems to compute.
 
     Raises:
-        CheckpointError: an unknown name, or a value that is not a number >= 0 (an integer where the default is one).
+        CheckpointError: an unknown name, or a value out of range (an integer >= 1 where the default is one, else >= 0).
     """
 
     all_stems: ClassVar[tuple[str, ...]]
@@ -58,6 +58,8 @@ class MaskingMethod(SeparationModel):
         self.edge = round(self.config["edge_seconds"] * self.sample_rate)
         self.segment_length = round(self.config["segment_seconds"] * self.sample_rate)
         self.overlap = self.config["overlap"]
+        if self.overlap >= 1:
+            raise CheckpointError(f"overlap is {self.overlap}, expected a fraction less than 1.")
         if self.segment_length <= 2 * self.edge:
             raise CheckpointError(
                 f"segment_seconds is {self.config['segment_seconds']}, expected more than twice edge_seconds "
@@ -81,7 +83,8 @@ class MaskingMethod(SeparationModel):
                 )
             default = cls.defaults[name]
             kind = int if isinstance(default, int) else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < 1e9:
+            least = 1 if isinstance(default, int) else 0
+            if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < 1e9:
                 raise CheckpointError(f"{cls.__name__}: {name} is {value!r}, expected a number like {default}.")
         return {**cls.defaults, **config}
 

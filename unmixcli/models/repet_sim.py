@@ -83,8 +83,8 @@ def repeating_magnitude(magnitude: Tensor, *, similar_frames: int, distance: int
     size = max(1, similar_frames - (similar_frames + 1) % 2)
     rows = magnitude.permute(2, 0, 1).reshape(frames, channels * bins)
     chosen, valid = similar_frames_of(magnitude.mean(dim=0), size, distance)
-    # In the place of missing neighbours stand +inf and -inf in turn: the median of the others stays where it was.
-    infinite = torch.tensor([torch.inf, -torch.inf], dtype=rows.dtype, device=rows.device)
+    # In the place of missing neighbours stand -inf and +inf in turn: the median of the others stays where it was.
+    infinite = torch.tensor([-torch.inf, torch.inf], dtype=rows.dtype, device=rows.device)
     table = torch.cat((rows, infinite[:, None].expand(2, rows.shape[1])))
     missing = torch.arange(size, device=rows.device) - valid.sum(dim=1, keepdim=True)
     chosen = torch.where(valid, chosen, frames + missing % 2)
