@@ -141,7 +141,8 @@ class PitchTempo:
         engine.preset(samples.shape[0], float(self.sample_rate))
         engine.setTransposeSemitones(self.semitones, min(0.5, _TONALITY_HZ / self.sample_rate))
         engine.setTimeFactor(self.tempo)
-        return np.asarray(engine.process(samples), dtype=np.float32)
+        output: Samples = np.asarray(engine.process(samples), dtype=np.float32)
+        return output
 
     def _join(self, piece: Samples) -> Samples:
         """Continue the last piece's tail with this piece, both of which start at the same sample."""
@@ -157,7 +158,7 @@ class PitchTempo:
         # The level of a sum of two signals of equal power and this correlation, kept at one.
         level = np.sqrt(rising**2 + (1 - rising) ** 2 + 2 * correlation * rising * (1 - rising))
         middle = ((1 - rising) / level) * tail[:, at : at + fade] + (rising / level) * piece[:, at : at + fade]
-        joined = piece.copy()
+        joined: Samples = piece.copy()
         joined[:, :at] = tail[:, :at]
         joined[:, at : at + fade] = middle
         return joined

@@ -30,6 +30,7 @@ DEFAULT = "separate"
 # name -> (where it stands, its line in `unmix --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
     "separate": ("unmixcli.cli.separate:separate", "Separate songs into stems (the default command)."),
+    "karaoke": ("unmixcli.cli.karaoke:karaoke", "Make finished karaoke tracks, from songs and videos."),
     "models": ("unmixcli.cli.models:models", "List, fetch, check, add and remove models."),
 }
 

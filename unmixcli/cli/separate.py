@@ -40,14 +40,14 @@ def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
     """
     options = to_options(values)
     to_pipe = options.output == PIPE
-    _check_pipes(inputs, options, as_json)
+    check_pipes(inputs, options, as_json)
     if to_pipe and options.format in (None, "wav") and options.bit_depth is None:
         options = replace(options, bit_depth="32f")
     with contextlib.ExitStack() as stack:
-        folder = Path(_pipe_folder(stack) if to_pipe else options.output or "separated")
-        found = _find(stack, inputs, folder)
-        if not found.files and not found.problems:
-            raise click.UsageError(f"there is no audio file in {', '.join(inputs)}.")
+        folder = Path(pipe_folder(stack) if to_pipe else options.output or "separated")
+        found = find_files(stack, inputs, folder)
+        if not found.files:  # no model is needed to say so
+            _nothing_to_do(found, inputs)
         from unmixcli.cli._progress import choose_view
         from unmixcli.separator import Separator
 
@@ -64,11 +64,11 @@ def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
             view.summary(summary)
             complete = summary.complete
             if to_pipe and complete:
-                _pour(next(iter(plan.jobs[0].targets.values())))
+                pour(next(iter(plan.jobs[0].targets.values())))
     click.get_current_context().exit(0 if complete else 1)
 
 
-def _check_pipes(inputs: Sequence[str], options: Options, as_json: bool) -> None:
+def check_pipes(inputs: Sequence[str], options: Options, as_json: bool) -> None:
     if PIPE in inputs and sys.stdin.isatty():
         raise click.UsageError("- reads standard input, but that is a terminal: pipe a file into unmix.")
     if options.output != PIPE:
@@ -81,13 +81,13 @@ def _check_pipes(inputs: Sequence[str], options: Options, as_json: bool) -> None
         raise click.UsageError("-o - writes audio to standard output, but that is a terminal: pipe it or redirect it.")
 
 
-def _pipe_folder(stack: contextlib.ExitStack) -> str:
+def pipe_folder(stack: contextlib.ExitStack) -> str:
     folder = tempfile.mkdtemp(prefix="unmix-output-")
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-def _find(stack: contextlib.ExitStack, paths: Sequence[str], folder: Path) -> Inputs:
+def find_files(stack: contextlib.ExitStack, paths: Sequence[str], folder: Path) -> Inputs:
     """The input files; standard input is copied to a temporary file, as nothing in it can be read twice."""
     _guess_command(paths)
     from unmixcli.inputs import Inputs, find_inputs, input_file
@@ -97,13 +97,22 @@ def _find(stack: contextlib.ExitStack, paths: Sequence[str], folder: Path) -> In
         if path == PIPE:
             from unmixcli.audio.decode import spool_stdin
 
-            spooled = Path(spool_stdin(click.get_binary_stream("stdin")))
+            spooled = Path(spool_stdin(sys.stdin.buffer))
             stack.callback(spooled.unlink, missing_ok=True)
             found.files.append(input_file(spooled, name="standard input", track="stdin", timeless=True))
     files = find_inputs([path for path in paths if path != PIPE], output=folder)
     found.files += files.files
     found.problems, found.left_out = files.problems, files.left_out
     return found
+
+
+def _nothing_to_do(found: Inputs, paths: Sequence[str]) -> None:
+    for problem in found.problems:
+        _terminal.error(str(problem.error), problem.error.hint)
+    if not found.problems:
+        written = f" ({found.left_out} were left out, as earlier runs wrote them)" if found.left_out else ""
+        _terminal.error(f"there is no audio file in {', '.join(paths)}{written}.")
+    click.get_current_context().exit(1)
 
 
 def _guess_command(paths: Sequence[str]) -> None:
@@ -159,9 +168,9 @@ def _run(plan: Plan, separator: Separator, view: View, stack: contextlib.ExitSta
         click.get_current_context().exit(130)
 
 
-def _pour(path: Path) -> None:
+def pour(path: Path) -> None:
     """A finished file to standard output."""
-    stream = click.get_binary_stream("stdout")
+    stream = sys.stdout.buffer
     with path.open("rb") as file:
         shutil.copyfileobj(file, stream, 1 << 20)
     stream.flush()
