@@ -204,6 +204,8 @@ def _read_legacy(stream: IO[bytes]) -> Any:
             if length > len(data) - data.tell():
                 raise CheckpointError(f"it is cut off: the storage {key!r} has {length} bytes, fewer are left.")
             tensors[key] = _elements(bytearray(data.read(length)), storage)
+        if data.tell() != len(data):
+            raise CheckpointError("there is something behind its last storage.")
     return _Materialiser(tensors).value(content)
 
 

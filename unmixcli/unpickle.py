@@ -135,7 +135,7 @@ def read_pickle(stream: IO[bytes]) -> tuple[Any, dict[str, StorageRef]]:
         return machine.run(stream), machine.storages
     except CheckpointError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, struct.error) as error:
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, struct.error, Warning) as error:
         raise CheckpointError(f"the pickle is broken: {error}.") from error
     except (MemoryError, RecursionError) as error:
         raise CheckpointError("the pickle is broken: it asks for absurd amounts of memory.") from error

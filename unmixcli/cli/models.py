@@ -195,6 +195,7 @@ def download(names: tuple[str, ...]) -> None:
     places, as https://host/folder/FILE.
     """
     from unmixcli.checkpoint import licence_words, stored_tensors
+    from unmixcli.cli import _terminal
     from unmixcli.cli._download_bar import download_bar
     from unmixcli.download import ensure_files, is_cached
     from unmixcli.errors import UnmixError
@@ -211,16 +212,14 @@ def download(names: tuple[str, ...]) -> None:
         except UnmixError as error:
             if len(names) == 1:
                 raise
-            click.echo(f"error: {error}", err=True)
-            if error.hint:
-                click.echo(f"try:   {error.hint}", err=True)
+            _terminal.error(str(error), error.hint)
             failed.append(entry.name)
             continue
         place = f"in {next(iter(paths.values())).parent}" if paths else "needs no files"
         click.echo(f"{entry.name}: {len(paths)} files {place}" if paths else f"{entry.name}: {place}")
     if failed:
         click.echo(f"not fetched: {', '.join(failed)}", err=True)
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 def _read_once(entry: ModelEntry, part: str, stored_tensors: Callable[..., object]) -> None:
@@ -261,7 +260,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
                 "no model with files is on this machine." if not names else "these models have no files.", err=True
             )
     if any(check.state != "ok" for _, check in results):
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 @models.command()
@@ -343,4 +342,4 @@ def path(name: str | None, user: bool) -> None:
             click.echo(file.path)
     if None in found:
         click.echo(f"{name} is not complete on this machine.", err=True)
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
