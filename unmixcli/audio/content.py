@@ -63,9 +63,10 @@ class Content:
         kind: "wav", "aiff", "w64", "flac", "ogg", "mp3", "mp4", "matroska", "asf", "au", "caf" or "other".
         frames: exact number of samples where the structure states it and it can be relied on.
         channel_layout: a name in `channels.LAYOUTS`, where stated.
-        codec: of an Ogg stream: "vorbis", "opus", "flac", "speex", "multichannel opus", "other" or "chained";
-            of WAV: "pcm" or "other".
+        codec: of an Ogg stream: "vorbis", "opus", "flac", "speex", "other" or "chained"; of WAV: "pcm" or
+            "other".
         notes: sentences for the user.
+        unknown_length: a WAV from a pipe, whose header holds no length.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Content:
     channel_layout: str | None = None
     codec: str = ""
     notes: tuple[str, ...] = ()
+    unknown_length: bool = False
 
 
 def check_readable(path: str | os.PathLike[str]) -> int:
@@ -188,7 +190,7 @@ def _wav_data(name: str, size: int, at: int, length: int, long_data: int | None,
             hint=AGAIN,
         )
     pcm = tag in (1, 3) and align == channels * ((bits + 7) // 8)
-    return Content("wav", stated // align if pcm else None, layout, "pcm" if pcm else "other", notes)
+    return Content("wav", stated // align if pcm else None, layout, "pcm" if pcm else "other", notes, unknown)
 
 
 def _examine_aiff(file: BinaryIO, name: str, size: int) -> Content:

@@ -16,43 +16,61 @@ def examine_ogg(file: BinaryIO, name: str, size: int) -> Content:
     """Read the header of every page; the bodies are skipped.
 
     A file of several streams after each other (an internet radio recording) or side by side (with video) is "chained":
-    libsndfile reads only the first, so those go to FFmpeg; and so does Opus of more than two channels, which libsndfile
-    1.2 calls malformed.
+    libsndfile reads only the first, so those go to FFmpeg.
     """
-    codec, streams, flags, at, channels = "", 0, 0, 0, 0
-    cut_off = False
-    first_data = False
+    codec, streams, at, pages, last = "", 0, 0, 0, -1
+    head = b""
+    from_zero = cut_off = complete = False
     while at < size:
         file.seek(at)
         header = file.read(27)
         if len(header) < 27 or header[:4] != b"OggS":
             cut_off = len(header) < 27 and b"OggS".startswith(header[:4])
             break
-        flags = header[5]
         table = file.read(header[26])
         body = sum(table)
-        if flags & _BEGIN:
+        granule = int(struct.unpack("<q", header[6:14])[0])
+        if header[5] & _BEGIN:
             streams += 1
-            packet = file.read(min(body, 16))
-            if packet.startswith(b"OpusHead") and len(packet) > 9:
-                channels = packet[9]
+            packet = file.read(min(body, 32))
             if not codec:
                 codec = next((word for magic, word in _MAGIC.items() if packet.startswith(magic)), "other")
-        elif not first_data:
-            first_data = True
+                head = packet
+        elif granule > 0 and last <= 0:
+            from_zero = codec == "opus" and _starts_at_zero(table, file.read(2), granule, header[5])
             if streams == 1 and size - at > _SCAN_LIMIT and not _more_streams(file, at, size):
                 break
+        if granule >= 0:
+            last = granule
+        pages += 1
         at += 27 + header[26] + body
-    else:
-        cut_off = at > size
+        complete = at == size and bool(header[5] & _END_OF_STREAM)
+    cut_off = cut_off or at > size
     notes: tuple[str, ...] = ()
     if cut_off:
         notes = (f"{Path(name).name}: the last Ogg page is cut off; the file ends early.",)
     if streams > 1:
         codec = "chained"
-    elif codec == "opus" and channels > 2:
-        codec = "multichannel opus"
-    return Content("ogg", codec=codec, notes=notes)
+    frames = None
+    if codec == "opus" and from_zero and complete and len(head) >= 12:
+        frames = max(0, last - int(struct.unpack("<H", head[10:12])[0]))  # less the pre-skip
+    return Content("ogg", frames, codec=codec, notes=notes)
+
+
+def _starts_at_zero(table: bytes, start: bytes, granule: int, flags: int) -> bool:
+    """Whether the first page with Opus sound ends where its own packets do: nothing was cut off before it."""
+    if len(start) < 2:
+        return False
+    config, code = start[0] >> 3, start[0] & 3
+    if config < 12:
+        length = (480, 960, 1920, 2880)[config & 3]
+    elif config < 16:
+        length = (480, 960)[config & 1]
+    else:
+        length = (120, 240, 480, 960)[config & 3]
+    frames = start[1] & 63 if code == 3 else 1 if code == 0 else 2
+    total = length * frames * sum(1 for lace in table if lace < 255)
+    return granule == total or (bool(flags & _END_OF_STREAM) and granule <= total)
 
 
 # Above this size the pages are not walked one by one; chained streams are looked for at the end only.

@@ -1,6 +1,7 @@
 """Audio files in: any container and codec, block by block, exact to the sample.
 
-libsndfile reads what it is exact for (WAV, AIFF, FLAC, Ogg); FFmpeg through PyAV reads the rest. Both give float32
+libsndfile reads what it is exact for (WAV, AIFF, FLAC, Ogg Vorbis); FFmpeg through PyAV reads the rest, and Opus too:
+libsndfile 1.2 gives other samples at its end for other block sizes. Both give float32
 nominally in -1…1, integers divided by 2^(bits-1) so that 16- and 24-bit samples come through bit for bit. Nothing is
 cut silently: a file that ends before the length it states is an InputError, at opening where the header shows it, else
 when the end is reached.
@@ -99,15 +100,34 @@ class Decoder:
             if floats and not np.isfinite(block).all():
                 _refuse_not_finite(info, block, done)
             done += block.shape[1]
-            yield block
+            yield np.ascontiguousarray(block)
         if info.frames is not None and done < info.frames:
-            raise InputError(
-                f"{info.path}: the file ends early: it states {info.frames} samples "
-                f"({info.frames / info.sample_rate:.2f} s), {done} could be decoded.",
-                hint=AGAIN,
-            )
+            yield from self._make_up(info, info.frames, done)
         if done == 0 and info.frames is None:
             raise InputError(f"{info.path}: no audio could be decoded from the file.", hint=AGAIN)
+
+    def _make_up(self, info: AudioInfo, stated: int, done: int) -> Iterator[Samples]:
+        """What to do about a file that ended early: an error, except for a few MP3 frames.
+
+        That all bytes of an MP3 are there was checked at opening, so missing samples are frames inside the file that
+        are damaged beyond recognition; players pass over them.
+        """
+        missing = stated - done
+        reader = self._reader
+        if not (isinstance(reader, AvReader) and info.format == "mp3" and 0 < done and missing <= info.sample_rate):
+            raise InputError(
+                f"{info.path}: the file ends early: it states {stated} samples "
+                f"({stated / info.sample_rate:.2f} s), {done} could be decoded.",
+                hint=AGAIN,
+            )
+        reader.note(
+            f"damaged MP3 frames were passed over, {missing / info.sample_rate:.3f} s are missing; "
+            "silence was added at the end."
+        )
+        while missing > 0:
+            length = min(missing, self._block_frames)
+            missing -= length
+            yield np.zeros((info.channels, length), np.float32)
 
 
 def _refuse_not_finite(info: AudioInfo, block: Samples, done: int) -> None:
@@ -146,7 +166,9 @@ def probe(path: str | os.PathLike[str], track: int = 0) -> AudioInfo:
 
 def _open_reader(path: str, track: int) -> SndfileReader | AvReader:
     content = examine(path)
-    direct = content.kind in _SNDFILE_KINDS or (content.kind == "ogg" and content.codec in ("vorbis", "opus", "flac"))
+    direct = content.kind in _SNDFILE_KINDS or (content.kind == "ogg" and content.codec in ("vorbis", "flac"))
+    if content.kind == "wav" and content.unknown_length:
+        direct = False  # libsndfile takes a size of 0 by its word
     if direct:
         try:
             reader = SndfileReader(path, content)

@@ -52,7 +52,7 @@ DEFAULT_BITRATES = {"mp3": 320, "m4a": 256, "stem.mp4": 256, "ogg": 256, "opus":
 
 _RATES: dict[str, tuple[int, ...]] = {
     "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
-    "opus": (8000, 12000, 16000, 24000, 48000),
+    "opus": (48000,),  # its encoder takes 8 to 24 kHz too, but every decoder gives 48 kHz
     "m4a": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
 }
 _RATES["stem.mp4"] = _RATES["m4a"]
@@ -85,6 +85,7 @@ def plan_rate(format: str, sample_rate: int) -> tuple[int, str | None]:
     """The sample rate a file of `format` will have, and a sentence for the user where that is another one.
 
     A rate the codec lacks becomes the next higher one, so that no high frequencies are lost, or else its highest.
+    Opus is always 48 kHz.
     """
     rates = _RATES.get(format)
     limit = _RATE_LIMIT.get(format, 2**31 - 1)

@@ -121,7 +121,7 @@ class AvReader:
         codec = str(context.codec.canonical_name if hasattr(context.codec, "canonical_name") else context.name)
         codec = {"mp3float": "mp3", "libopus": "opus", "libvorbis": "vorbis"}.get(codec, codec)
         video = any(not _is_picture(other) for other in self._container.streams.video)
-        frames = content.frames if content.kind in ("mp3", "wav") else None
+        frames = content.frames if content.kind in ("mp3", "wav", "ogg") else None
         if content.kind == "mp4":
             lengths = audio_track_lengths(self._path)
             stated = lengths[track] if track < len(lengths) else None
@@ -180,7 +180,7 @@ class AvReader:
                 rest = data[:, block_frames:]
                 waiting, length = ([rest], rest.shape[1]) if rest.shape[1] else ([], 0)
         if length:
-            yield np.concatenate(waiting, axis=1)
+            yield np.ascontiguousarray(np.concatenate(waiting, axis=1))
 
     def _pieces(self) -> Iterator[Samples]:
         """Decoded frames with the stream's first rate and channel count, whatever comes later."""
@@ -193,7 +193,7 @@ class AvReader:
                 if resampler is not None:
                     yield resampler.finish()
                 resampler = None if rate == info.sample_rate else Resampler(rate, info.sample_rate, info.channels)
-                self._note(f"the sample rate changes to {rate} Hz inside the file; resampled to {info.sample_rate} Hz.")
+                self.note(f"the sample rate changes to {rate} Hz inside the file; resampled to {info.sample_rate} Hz.")
                 source_rate = rate
             yield block if resampler is None else resampler.process(block)
         if resampler is not None:
@@ -204,10 +204,10 @@ class AvReader:
         if data.shape[0] == channels:
             return data
         if data.shape[0] == 1:
-            self._note(f"the number of channels changes to 1 inside the file; copied to all {channels}.")
+            self.note(f"the number of channels changes to 1 inside the file; copied to all {channels}.")
             return np.repeat(data, channels, axis=0)
         if channels == 1:
-            self._note(f"the number of channels changes to {data.shape[0]} inside the file; their mean is taken.")
+            self.note(f"the number of channels changes to {data.shape[0]} inside the file; their mean is taken.")
             return np.asarray(data.mean(axis=0, keepdims=True, dtype=np.float32))
         raise InputError(
             f"{self._path}: the number of channels changes from {channels} to {data.shape[0]} inside the file.",
@@ -259,9 +259,10 @@ class AvReader:
                 hint=AGAIN,
             ) from error
         if ended and bad:
-            self._note(f"{bad} damaged {self.info.codec} frames; each became silence of the same length.")
+            self.note(f"{bad} damaged {self.info.codec} frames; each became silence of the same length.")
 
-    def _note(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
+        """Add a sentence for the user to `info.notes`."""
         note = f"{Path(self._path).name}: {sentence}"
         if note not in self.info.notes:
             self.info = replace(self.info, notes=(*self.info.notes, note))

@@ -1,4 +1,4 @@
-"""Reading through libsndfile: WAV and its kin, AIFF, FLAC, Ogg Vorbis and Opus, AU, CAF."""
+"""Reading through libsndfile: WAV and its kin, AIFF, FLAC, Ogg Vorbis, AU, CAF."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAMPLE_TYPES = {
     "ALAC_24": "s24",
     "ALAC_32": "s32",
 }
-_LOSSY_F32 = {"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"}
+_LOSSY_F32 = {"VORBIS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"}
 _FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "AIFF": "aiff", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
 
 # libsndfile's mark for a length that is not known.
@@ -51,12 +51,13 @@ class SndfileReader:
         subtype = str(self._file.subtype)
         channels = int(self._file.channels)
         frames: int | None = int(self._file.frames)
-        if frames is not None and frames >= _UNKNOWN_FRAMES:
-            frames = None
+        unknown = frames is not None and (frames >= _UNKNOWN_FRAMES or (content.kind == "flac" and frames == 0))
+        if unknown:
+            frames = None  # a FLAC written into a pipe states 0
         lossless = _SAMPLE_TYPES.get(subtype)
         layout = content.channel_layout
         self._order: tuple[int, ...] | None = None
-        if subtype in ("VORBIS", "OPUS") and channels in VORBIS_ORDER:
+        if subtype == "VORBIS" and channels in VORBIS_ORDER:
             self._order, layout = VORBIS_ORDER[channels]
         kind = _FORMATS.get(str(self._file.format), str(self._file.format).lower())
         rate = int(self._file.samplerate)
@@ -68,8 +69,8 @@ class SndfileReader:
             duration=None if frames is None else frames / rate,
             sample_type=lossless or ("f32" if subtype in _LOSSY_F32 else "s16"),
             lossy=lossless is None,
-            format="opus" if subtype == "OPUS" else kind,
-            codec={"VORBIS": "vorbis", "OPUS": "opus"}.get(subtype, kind if kind == "flac" else subtype.lower()),
+            format=kind,
+            codec="flac" if kind == "flac" else subtype.lower(),
             channel_layout=layout,
             notes=content.notes,
         )

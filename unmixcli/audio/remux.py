@@ -84,8 +84,8 @@ def remux_video(
         with _open(video) as source, _open(audio) as sound:
             speed = Fraction(tempo).limit_denominator(_LARGEST_DENOMINATOR)
             return _copy(source, sound, target, start, changes or {}, speed)
-    except av.error.FFmpegError as error:
-        reason = error.strerror or str(error)
+    except (av.error.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"{target}: the video can't be written: {reason}.", hint="Try .mkv as the suffix.") from error
 
 

@@ -60,7 +60,7 @@ class Resampler:
         if self._same:
             return block
         self._taken += block.shape[1]
-        self._waiting.append(block)
+        self._waiting.append(block.copy())  # the caller may use the array again
         self._waiting_length += block.shape[1]
         if self._waiting_length < PIECE:
             return np.zeros((self.channels, 0), np.float32)

@@ -100,6 +100,8 @@ class StemEncoder:
             for track in self._tracks:
                 for packet in track.finish():
                     self._container.mux(packet)
+            if not self._tracks[0].frames:
+                self._container.start_encoding()  # else a file without samples would have no header either
             self._container.close()
             add_stem_box(self.path, stem_metadata(self._names))
         except (OSError, av.error.FFmpegError) as error:

@@ -129,6 +129,8 @@ class AvWriter:
         """Flush the encoder and write the index."""
         self._mux(self._track.finish())
         try:
+            if not self._track.frames:
+                self._container.start_encoding()  # else a file without samples would have no header either
             self._container.close()
         except av.error.FFmpegError as error:
             raise _output_error(self._path, self._spec, error) from error
