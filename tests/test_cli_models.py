@@ -1,0 +1,216 @@
+"""`unmix models`, as typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from test_download import BODY, SHA256, Site, good, make_entry, site
+
+from unmixcli.cache import file_path
+from unmixcli.cli import cli
+from unmixcli.cli.models import models
+from unmixcli.paths import cache_folder, user_models_folder
+from unmixcli.registry import Registry, load_registry
+
+__all__ = ["site"]  # a fixture
+
+
+def unmix(*arguments: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(cli, ["models", *arguments], input=answer)
+
+
+@pytest.fixture
+def published(shared_data: Path) -> Path:
+    return shared_data / "checkpoints" / "cac_tdc_17_vocals_top1.pt"
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in models.commands.items():
+        assert command.help, name
+        for option in command.params:
+            if not hasattr(option, "opts") or option.param_type_name == "argument":
+                continue
+            assert getattr(option, "help", None), (name, option.name)
+        assert unmix(name, "--help").exit_code == 0
+
+
+def test_list_shows_all_models() -> None:
+    result = unmix("list")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:3] == ["NAME", "STEMS", "SIZE"]
+    assert [line.split()[0] for line in lines[1:]] == [entry.name for entry in load_registry().entries]
+    assert "recommended: umxhq" in result.stderr
+    umxl = next(line for line in lines if line.startswith("umxl "))
+    assert "CC-BY-NC-SA-4.0" in umxl
+    assert " no " in umxl
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--stem", "bass"], ["umxhq", "umx", "umxl"]),
+        (["--stem", "bass", "--commercial-ok"], ["umxhq"]),
+        (["--stem", "Speech"], ["umxse"]),
+        (["--stem", "sides", "--stem", "centre"], ["centre_extraction"]),
+        (["--architecture", "tdc_unet"], ["cac_tdc_17"]),
+        (["--installed"], ["classical", "repet_sim", "harmonic_percussive", "centre_extraction"]),
+        (["--stem", "bass", "--sort", "size"], ["umx", "umxhq", "umxl"]),
+        (["--stem", "bass", "--sort", "name"], ["umx", "umxhq", "umxl"]),
+        (["--stem", "accompaniment", "--commercial-ok", "--sort", "parameters"],
+         ["classical", "repet_sim", "cac_tdc_17", "umxhq"]),
+        (["--stem", "vocals", "--installed", "--sort", "year"], ["repet_sim", "classical"]),
+        (["--stem", "guitar"], []),
+    ],
+)  # fmt: skip
+def test_list_filters_and_sorts(arguments: list[str], names: list[str]) -> None:
+    assert [line.split()[0] for line in unmix("list", *arguments).stdout.splitlines()[1:]] == names
+    assert [entry["name"] for entry in json.loads(unmix("list", "--json", *arguments).stdout)] == names
+
+
+def test_list_answers_at_once_without_torch() -> None:
+    code = (
+        "import sys; from unmixcli.cli import cli\n"
+        "try: cli.main(['models', 'list', '--installed'])\n"
+        "finally: print([m for m in ('torch', 'numpy', 'av', 'librosa') if m in sys.modules], file=sys.stderr)"
+    )
+    times = []
+    for _ in range(3):
+        begin = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        times.append(time.monotonic() - begin)
+        assert done.stderr.splitlines()[-1] == "[]"
+        assert "classical" in done.stdout
+    assert min(times) < 0.5
+
+
+def test_info_says_everything_and_keeps_protocols_apart() -> None:
+    result = unmix("info", "umxhq")
+    assert result.exit_code == 0
+    for words in (
+        "vocals, drums, bass, other", "44100 Hz, 2 channels", "open_unmix", "hidden_size 512", "commercial use: yes",
+        "Zenodo record 3370489", "MUSDB18-HQ", "10.21105/joss.01667", "35,637,796 bytes", "b62c91cedbc7a066f1778ead",
+        "8d85a5bd… (only these digits are published)", "d918985fad0fedf6d9ce89e279aa7218",
+        "https://zenodo.org/records/3370489/files/bass-8d85a5bd.pth", "museval v4", "vocals 6.25 dB",
+        "no (would be ",
+        "--quality fast",
+    ):  # fmt: skip
+        assert words in result.stdout, words
+    assert "songs without repetition are not separated" in unmix("info", "repet_sim").stdout
+    assert "Needs no repetition" in unmix("info", "harmonic_percussive").stdout
+    for entry in load_registry().entries:
+        values: dict[str, Any] = json.loads(unmix("info", entry.name, "--json").stdout)
+        assert values["licence"]["source"]
+        assert values["installed"] == (not entry.files)
+
+
+def test_unknown_names_are_usage_errors_with_near_ones() -> None:
+    for command in ("info", "download", "verify", "remove", "path"):
+        result = unmix(command, "umxqh")
+        assert result.exit_code == 2, command
+        assert "error: there is no model 'umxqh'" in result.stderr
+        assert "Did you mean umxhq" in result.stderr
+
+
+def test_the_published_file_from_add_to_remove(published: Path) -> None:
+    result = unmix("add", str(published))
+    assert result.exit_code == 0
+    assert "cac_tdc_17: known by its sha256" in result.stdout
+    assert "45c7dd11479a4922119cafde0196304b39d240504ac52fbd07f8676ec32a9a0f" in result.stderr
+    assert unmix("list", "--installed", "--stem", "vocals", "--architecture", "tdc_unet").stdout.count("\n") == 2
+    where = unmix("path", "cac_tdc_17")
+    assert Path(where.stdout.strip()).read_bytes() == published.read_bytes()
+    assert unmix("download", "cac_tdc_17").exit_code == 0
+    verified = unmix("verify")
+    assert (verified.exit_code, verified.stdout) == (0, "ok       cac_tdc_17  cac_tdc_17_vocals_top1.pt\n")
+
+    # A disk that turns a bit of the original, then one of the converted copy
+    original = cache_folder() / "models" / "cac_tdc_17" / published.name
+    converted = next((cache_folder() / "tensors").glob("[!.]*"))
+    for victim, line in ((converted, "The converted copy was deleted"), (original, "The file was deleted")):
+        data = bytearray(victim.read_bytes())
+        data[-1] ^= 1
+        victim.write_bytes(data)
+        result = unmix("verify", "--json")
+        assert result.exit_code == 1
+        assert [c["state"] for c in json.loads(result.stdout) if line in c["detail"]] == ["damaged"]
+        assert not victim.exists()
+    assert unmix("verify").exit_code == 0, "what isn't there is not damaged"
+    result = unmix("verify", "cac_tdc_17")
+    assert result.exit_code == 1
+    assert "missing" in result.stdout
+
+    assert unmix("add", str(published)).exit_code == 0
+    removed = unmix("remove", "cac_tdc_17")
+    assert removed.stdout.count("deleted ") == 2
+    assert unmix("path", "cac_tdc_17").exit_code == 1
+    assert "nothing of it is on this machine" in unmix("remove", "cac_tdc_17").stderr
+
+
+def test_a_model_of_the_users_own_is_asked_about_before_it_is_deleted(published: Path) -> None:
+    assert unmix("add", str(published), "--name", "mine", "--licence", "CC0").exit_code == 0
+    assert "licence       CC0" in unmix("info", "mine").stdout
+    assert unmix("add", str(published), "--name", "mine").exit_code == 1
+    assert unmix("remove", "mine", answer="n\n").exit_code == 130
+    assert (user_models_folder() / "mine.json").exists()
+    assert unmix("remove", "mine", "--yes").exit_code == 0
+    assert list(user_models_folder().iterdir()) == []
+    assert unmix("path", "--user").stdout.strip() == str(user_models_folder())
+
+
+def test_a_broken_entry_of_the_user_can_be_removed(published: Path) -> None:
+    user_models_folder().mkdir(parents=True)
+    record = user_models_folder() / "mine.json"
+    record.write_text("{")
+    result = unmix("add", str(published), "--name", "mine")
+    assert result.exit_code == 1
+    assert "is there already and can't be used" in result.stderr
+    assert record.read_text() == "{"
+    assert unmix("remove", "mine", "--yes").exit_code == 0
+    assert not record.exists()
+
+
+def test_an_unknown_file_must_be_explained(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
+    result = unmix("add", str(tmp_path / "w.pth"))
+    assert result.exit_code == 2
+    assert "--like MODEL" in result.stderr
+    result = unmix("add", str(tmp_path / "w.pth"), "--like", "cac_tdc_17", "--name", "mine")
+    assert result.exit_code == 1
+    assert "error: " in result.stderr
+    assert load_registry().entries == load_registry(user=False).entries
+
+
+def test_download_fetches_checks_and_reads(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = make_entry(site.url())
+    real = load_registry()
+    monkeypatch.setattr("unmixcli.registry.load_registry", lambda: Registry((*real.entries, toy), real.presets))
+    site.behaviours["w.pth"] = good(BODY[:-1])
+    result = unmix("download", "toy")
+    assert result.exit_code == 1
+    assert f"offers {len(BODY) - 1} bytes" in result.stderr
+    site.behaviours["w.pth"] = good()
+    result = unmix("download", "toy")
+    assert "toy: licence unknown, commercial use unclear" in result.stderr
+    assert result.exit_code == 1, "these bytes are no checkpoint"
+    assert "is not a weights file" in result.stderr
+    assert file_path(toy, toy.files[0]).exists()
+    assert unmix("verify", "toy").stdout.startswith("ok")
+    assert SHA256 in unmix("info", "toy").stdout
+
+
+def test_download_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmixcli.download.reachable_urls", lambda urls, seconds=None: [])
+    result = unmix("download", "umxhq", "classical")
+    assert result.exit_code == 1
+    assert "no connection to zenodo.org" in result.stderr
+    assert "not fetched: umxhq" in result.stderr
+    assert "classical: needs no files" in result.stdout
