@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "separate": ("unmixcli.cli.separate:separate", "Separate songs into stems (the default command)."),
     "karaoke": ("unmixcli.cli.karaoke:karaoke", "Make finished karaoke tracks, from songs and videos."),
     "models": ("unmixcli.cli.models:models", "List, fetch, check, add and remove models."),
+    "doctor": ("unmixcli.cli.doctor:doctor", "Prove that unmix works here: devices, formats, folders."),
 }
 
 _OWN_OPTIONS = ("-h", "--help", "--version")
@@ -101,6 +102,7 @@ class UnmixGroup(click.Group):
 
 def _guarded(run: Any) -> int:
     """Run the command line; whatever happens becomes a message on standard error and an exit code."""
+    _terminal.set_verbosity(0)
     try:
         code = run()
         _flush()
