@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.metadata
+import logging
 import os
 import threading
 import time
@@ -45,6 +46,8 @@ __all__ = [
     "run_batch",
     "separate_all",
 ]
+
+logger = logging.getLogger(__name__)
 
 # How long an interrupted run waits for its jobs to stop at the next block. Seconds.
 GRACE = 3.0
@@ -262,6 +265,7 @@ class _Run:
         except Exception as error:  # one bad file, whatever is bad about it, does not stop the rest
             if self.cancel.is_set():
                 return None
+            logger.debug("%s", name, exc_info=True)
             message = f"{name}: {type(error).__name__}: {error}"
             hint = "this is a defect of unmix: please report it, with the file if you can."
         return Result(name, "failed", message=message, hint=hint, seconds=time.monotonic() - began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -43,3 +44,8 @@ class AudioInfo:
     has_video: bool = False
     channel_layout: str | None = None
     notes: tuple[str, ...] = ()
+
+
+def sndfile_path(path: str) -> str | bytes:
+    """A path as libsndfile's binding takes it: on POSIX the bytes it is made of, as a name need not be valid UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else path

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unmixcli.audio.channels import VORBIS_ORDER
 from unmixcli.audio.content import AGAIN, Content
-from unmixcli.audio.info import AudioInfo
+from unmixcli.audio.info import AudioInfo, sndfile_path
 from unmixcli.errors import InputError
 
 Samples = NDArray[np.float32]
@@ -45,7 +45,7 @@ class SndfileReader:
     def __init__(self, path: str, content: Content) -> None:
         self._path = path
         try:
-            self._file = soundfile.SoundFile(path)
+            self._file = soundfile.SoundFile(sndfile_path(path))
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: can't be decoded: {error.error_string}", hint=AGAIN) from error
         subtype = str(self._file.subtype)

@@ -26,6 +26,7 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 from mutagen.wave import WAVE
 
+from unmixcli.audio.info import sndfile_path
 from unmixcli.audio.tag_maps import Cover, Tags, add_plain, read_native, write_native
 
 _WRITABLE = (MP3, FLAC, OggVorbis, OggOpus, MP4, AIFF, WAVE)
@@ -134,7 +135,7 @@ def _read_elsewhere(path: str, file: Any, tags: Tags) -> None:
     """Tags mutagen does not see: RIFF INFO of WAV, and Matroska, AVI and others that FFmpeg knows."""
     if file is None or isinstance(file, WAVE):
         try:
-            with soundfile.SoundFile(path) as sound:
+            with soundfile.SoundFile(sndfile_path(path)) as sound:
                 add_plain(tags, dict(sound.copy_metadata()))
         except (soundfile.LibsndfileError, RuntimeError):
             pass

@@ -13,6 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from unmixcli.audio.channels import VORBIS_ORDER
+from unmixcli.audio.info import sndfile_path
 from unmixcli.audio.samples import interleave, quantize
 from unmixcli.audio.spec import EncodeSpec
 from unmixcli.errors import OutputError
@@ -52,7 +53,7 @@ class SndfileWriter:
             extra["bitrate_mode"] = "CONSTANT"
         try:
             self._file = soundfile.SoundFile(
-                path, "w", spec.sample_rate, spec.channels, format=kind, subtype=subtype, **extra
+                sndfile_path(path), "w", spec.sample_rate, spec.channels, format=kind, subtype=subtype, **extra
             )
         except (soundfile.LibsndfileError, ValueError) as error:
             raise OutputError(

@@ -193,7 +193,7 @@ class SectionCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {WHAT: [], WHERE: [], HOW: [], RUN: []}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
-            if row is not None:
+            if row is not None and isinstance(parameter, click.Option):
                 sections[getattr(parameter, "section", RUN)].append(row)
         for title, rows in sections.items():
             if rows:

@@ -17,6 +17,7 @@ Keys are only ever added. Paths are as given at the command line; bytes in them 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -273,7 +274,7 @@ class BarView(View):
         super().finished(result)
 
     def paths(self, result: Result) -> None:
-        if _terminal.verbosity() >= 0 and not click.get_text_stream("stdout").isatty():
+        if _terminal.verbosity() >= 0 and not sys.stdout.isatty():
             super().paths(result)
         elif _terminal.verbosity() >= 0:  # on one terminal everything goes through the bars
             for path in result.outputs.values():
@@ -291,7 +292,7 @@ def choose_view(*, as_json: bool, to_pipe: bool) -> View:
     """The view for this terminal and these wishes."""
     if as_json:
         return JsonView()
-    if _terminal.verbosity() >= 0 and click.get_text_stream("stderr").isatty():
+    if _terminal.verbosity() >= 0 and sys.stderr.isatty():
         return PipeBarView() if to_pipe else BarView()
     return PipeView() if to_pipe else View()
 

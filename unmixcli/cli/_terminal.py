@@ -71,13 +71,17 @@ class _Handler(logging.Handler):
 
 
 def _set_level(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    global _level
-    if parameter.name == "quiet":
-        _level = -1 if value else 0
-    elif value and _level < 0:
+    if not value:
+        return
+    if _level:
         raise click.UsageError("-q and -v were both given.", ctx)
-    elif value:
-        _level = int(value)
+    set_verbosity(-1 if parameter.name == "quiet" else int(value))
+
+
+def set_verbosity(level: int) -> None:
+    """-1 says errors only, 0 the usual, 1 and 2 more and more of what the library logs."""
+    global _level
+    _level = level
     logger = logging.getLogger("unmixcli")
     logger.handlers = [_Handler()]
     logger.propagate = False
