@@ -25,7 +25,7 @@ import hostile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from unmixcli import checkpoint, user_models
@@ -257,7 +257,7 @@ def test_pickle_bombs_cost_neither_time_nor_memory(tmp_path: Path) -> None:
     circle = b"\x80\x02]q\x00h\x00a."
     states_of_states = b"\x80\x02}q\x00" + b"".join(
         b"}q%c(" % (i + 1) + b"".join(hostile.text(key) + b"h%c" % i for key in ("state", "model")) + b"u"
-        for i in range(80)
+        for i in range(40)
     )
     for data in (as_key, circle):
         with pytest.raises(CheckpointError):
@@ -507,7 +507,8 @@ def test_a_damaged_copy_is_made_again(toy: Callable[..., ModelEntry]) -> None:
     entry = toy()
     load_model(entry, offline=True)
     copy = converted_path(str(entry.file("other").sha256))
-    for content in (copy.read_bytes()[:-3], b""):
+    other = bytes(save({"gain": torch.tensor([9.0])}))
+    for content in (copy.read_bytes()[:-3], b"", other):
         copy.write_bytes(content)
         assert load_model(entry, offline=True).gains["other"].item() == 1.25  # type: ignore[index,union-attr]
         assert len(copy.read_bytes()) > 40
