@@ -114,7 +114,8 @@ class Decoder:
         """
         missing = stated - done
         reader = self._reader
-        if not (isinstance(reader, AvReader) and info.format == "mp3" and 0 < done and missing <= info.sample_rate):
+        few = done > 0 and missing <= info.sample_rate
+        if not (isinstance(reader, AvReader) and info.format == "mp3" and few):
             raise InputError(
                 f"{info.path}: the file ends early: it states {stated} samples "
                 f"({stated / info.sample_rate:.2f} s), {done} could be decoded.",

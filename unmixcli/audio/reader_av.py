@@ -108,7 +108,9 @@ class AvReader:
                 hint=f"Use a track from 0 to {count - 1}." if count > 1 else "Leave the track out.",
             )
         stream = streams[track]
-        if stream.codec_context is None or not getattr(stream, "rate", 0):
+        context = stream.codec_context
+        # An unknown codec has no context, a damaged header no rate, no sample format or no channels.
+        if context is None or not context.sample_rate or context.format is None or not context.layout.nb_channels:
             raise InputError(
                 f"{self._path}: the audio track's codec is not known or its header is damaged.",
                 hint="Convert the file to wav or flac.",
@@ -232,7 +234,8 @@ class AvReader:
                     good += 1
                     last = frame.samples
                     yield _to_float(frame), frame.sample_rate
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, ValueError) as error:
+            # ValueError: samples in a form that PyAV has no array for
             raise InputError(f"{self._path}: damaged audio data: {_reason(error)}.", hint=AGAIN) from error
         self._check_damage(good, bad, None, ended=True)
 

