@@ -196,7 +196,7 @@ def test_a_wav_has_one_track(tmp_path, tone):
 
 @pytest.mark.parametrize("format_", list(ENCODERS))
 def test_cover_art_is_no_video(format_, tmp_path, tone):
-    from tests.test_tags import JPEG, with_cover
+    from test_tags import JPEG, with_cover
 
     path = _encode(tmp_path / f"x.{SUFFIX[format_]}", tone, format_)
     before, _ = _read(path)

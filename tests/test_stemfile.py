@@ -70,7 +70,7 @@ def test_metadata_and_flags(tmp_path, rng):
 
 
 def test_tags_and_stem_box_live_together(tmp_path):
-    from tests.test_tags import FIELDS, JPEG, cover, make, with_cover
+    from test_tags import FIELDS, JPEG, cover, make, with_cover
 
     path = tmp_path / "x.stem.mp4"
     _write(path, [np.zeros((2, 5000), np.float32)] * 4)
