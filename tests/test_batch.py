@@ -247,6 +247,8 @@ def test_an_edited_stem_is_kept(album: Path, tmp_path: Path) -> None:
     edited = out / "b" / "vocals.wav"
     edited.write_bytes(b"my own work")
     assert run(source, output=out).count("skipped") == 1
+    assert run(source, output=out, overwrite=True).count("done") == 1
+    edited.write_bytes(b"my own work")
     (out / "b" / "other.wav").unlink()
     assert "was changed since it was written" in run(source, output=out).failed[0].message
     assert edited.read_bytes() == b"my own work"
@@ -315,6 +317,21 @@ def test_several_processes_share_a_record(tmp_path: Path) -> None:
     record = Record(tmp_path)
     owners = [record.owner(tmp_path / f"{who}{n}.wav") for who in "abc" for n in range(40)]
     assert all(owner is not None and owner.done for owner in owners)
+
+
+def test_a_record_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    first, second, entered = Record(tmp_path), Record(tmp_path), threading.Event()
+
+    def enter() -> None:
+        with second.locked():
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with first.locked():
+        thread.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(10)
+    thread.join()
 
 
 def test_two_runs_at_once_do_not_mix_their_results(album: Path, tmp_path: Path) -> None:
@@ -486,6 +503,10 @@ def test_leftovers_of_a_killed_run_are_removed(album: Path, tmp_path: Path) -> N
     leftover.parent.mkdir(parents=True)
     leftover.touch()
     run(album, output=tmp_path / "out")
+    assert not leftover.exists()
+    leftover.touch()
+    (tmp_path / "out" / "a" / "other.wav").unlink()
+    assert run(album, output=tmp_path / "out").count("done") == 1
     assert not leftover.exists()
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +229,7 @@ class _Run:
                 with self.mutex:
                     del self.active[id(job)]
                 if result is not None:
-                    self._finish(result)
+                    self._finish(replace(result, path=job.source.path))
         finally:
             with self.mutex:
                 self.running -= 1
@@ -329,8 +329,8 @@ def _is_full_disk(error: BaseException | None) -> bool:
 
 
 def _clean(plan: Plan) -> None:
-    """Remove temporary files that killed runs left where this one will write."""
-    for folder in {path.parent for job in plan.to_do for path in job.targets.values()}:
+    """Remove temporary files that killed runs left, also beside results that are complete or refused."""
+    for folder in {path.parent for job in plan.jobs for path in job.targets.values()}:
         remove_leftovers(folder)
 
 

@@ -43,6 +43,7 @@ class Result:
         hint: what to do about it.
         seconds: time it took.
         separation: level of the residual, gain, notes …; None unless done.
+        path: of the input; None if there was none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Result:
     hint: str | None = None
     seconds: float = 0.0
     separation: Separation | None = None
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def plan_batch(inputs: Inputs, separator: Separator, folder: Path) -> Plan:
     """
     settings = batch_settings(separator)
     record = Record(folder)
-    problems = [Result(str(p.path), "failed", message=str(p.error), hint=p.error.hint) for p in inputs.problems]
+    problems = [
+        Result(str(p.path), "failed", message=str(p.error), hint=p.error.hint, path=p.path) for p in inputs.problems
+    ]
     named, notes = _tell_apart(inputs.files, separator, folder, problems)
     if inputs.left_out:
         notes.append(f"left out {inputs.left_out} files that earlier runs wrote")

@@ -3,15 +3,15 @@
 JSON lines on standard output, with `--json`; every object has "event":
 
     {"event": "run", "model", "licence", "device", "output", "inputs", "to_do"}
-    {"event": "start", "input", "outputs": {stem: path}}
+    {"event": "start", "input", "path", "outputs": {stem: path}}
     {"event": "progress", "input", "stage", "done", "total", "unit"}          at most four a second and input
     {"event": "warning", "subject", "message"}
-    {"event": "result", "input", "status": "done"|"skipped"|"failed", "outputs": {stem: path}, "message", "hint",
-     "seconds", "duration", "sample_rate", "device", "residual_db", "gain_db", "notes"}
+    {"event": "result", "input", "path", "status": "done"|"skipped"|"failed", "outputs": {stem: path}, "message",
+     "hint", "seconds", "duration", "sample_rate", "device", "residual_db", "gain_db", "notes"}
     {"event": "summary", "done", "skipped", "failed", "not_tried", "seconds"}
 
-Keys are only ever added. Paths are as given at the command line; bytes in them that are no text are escaped as Python's
-"surrogateescape" does.
+"input" is relative to the folder that was given. Keys are only ever added. Bytes in paths that are no text are escaped
+as Python's "surrogateescape" does.
 """
 
 from __future__ import annotations
@@ -170,11 +170,12 @@ class JsonView(View):
             )
 
     def started(self, job: Job) -> None:
-        self._write("start", input=job.source.name, outputs=_strings(job.targets))
+        self._write("start", input=job.source.name, path=str(job.source.path), outputs=_strings(job.targets))
 
     def finished(self, result: Result) -> None:
         values: dict[str, Any] = {
             "input": result.name,
+            "path": None if result.path is None else str(result.path),
             "status": result.status,
             "outputs": _strings(result.outputs),
             "message": result.message,
@@ -234,7 +235,8 @@ class BarView(View):
         self._tasks = {}
         if len(plan.to_do) > 1:
             # By bytes: the lengths of a hundred thousand files aren't known before they are opened.
-            self._sizes = {job.source.name: job.source.size for job in plan.to_do}
+            for job in plan.to_do:
+                self._sizes[job.source.name] = self._sizes.get(job.source.name, 0) + job.source.size
             self._all = self._bars.add_task(f"all {len(plan.to_do)} files", total=max(1, sum(self._sizes.values())))
 
     def told(self, event: Progress) -> None:
