@@ -428,6 +428,18 @@ class Toy(SeparationModel):
         return torch.stack([self.gains[stem] * mixture for stem in self.stems], dim=1)
 
 
+class Whole(Toy):
+    """The same from one file, as most networks are."""
+
+    @classmethod
+    def parts_needed(cls, config: Mapping[str, Any], parts: Sequence[str], stems: Sequence[str]) -> tuple[str, ...]:
+        return tuple(parts)
+
+    @classmethod
+    def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return dict(states["checkpoint"])
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ModelEntry]:
     """Makes an entry of two toy files that "was downloaded"."""
@@ -656,6 +668,14 @@ def test_weights_become_a_model(toy: Callable[..., ModelEntry], tmp_path: Path) 
         load_registry().get("mine")
 
 
+def test_one_file_may_hold_all_stems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "whole", f"{__name__}:Whole")
+    torch.save({"gains.vocals": torch.ones(1), "gains.other": torch.ones(1)}, tmp_path / "best_epoch.pth")
+    added = add_model([str(tmp_path / "best_epoch.pth")], architecture="whole", stems=["vocals", "other"])
+    assert (added.entry.name, added.entry.parts) == ("best_epoch", ("checkpoint",))
+    assert load_model(added.entry, offline=True).stems == ("vocals", "other")
+
+
 def test_settings_come_from_json_or_yaml(toy: Callable[..., ModelEntry], tmp_path: Path) -> None:
     pth = save_toy(tmp_path / "vocals.pth")
     (tmp_path / "a.yaml").write_text("architecture: toy\nstems: [vocals]\nconfig: {channels: 1}\ntitle: A title\n")
@@ -695,7 +715,7 @@ def test_nothing_is_recorded_that_does_not_fit(
     with pytest.raises(OptionError, match="without weights"):
         add_model([pth], name="mine", architecture="repet_sim", stems=["vocals"])
     with pytest.raises(OptionError, match="can't be read off its name; parts are vocals, other"):
-        add_model([save_toy(tmp_path / "x.pth")], name="mine", architecture="toy", stems=["vocals", "other"])
+        add_model([pth, save_toy(tmp_path / "x.pth")], name="mine", architecture="toy", stems=["vocals", "other"])
     with pytest.raises(OptionError, match="both taken for the part 'vocals'"):
         add_model([pth, f"vocals={pth}"], name="mine", architecture="toy", stems=["vocals"])
     with pytest.raises(CheckpointError, match="can't be read"):

@@ -77,7 +77,8 @@ def build_model(
     if architecture.has_weights:
         state = architecture.convert_state(config, states)
         try:
-            model.load_state_dict(state, strict=True)
+            # A module that was built without memory (on "meta") takes the tensors themselves.
+            model.load_state_dict(state, strict=True, assign=any(p.is_meta for p in model.parameters()))
         except RuntimeError as error:
             lines = str(error).splitlines()
             raise CheckpointError(

@@ -239,7 +239,7 @@ def _parts(
     parts: dict[str, Path] = {}
     for part, path in given:
         if part is None:
-            part = _part_of(path, names, alone=len(given) == 1)
+            part = _part_of(path, names, alone=len(given) == 1, stems_only=like is None)
         elif like and part not in names:
             raise OptionError(f"{like.name} has no part {part!r}; it has {', '.join(names)}.")
         if part in parts:
@@ -248,15 +248,16 @@ def _parts(
     return parts
 
 
-def _part_of(path: Path, names: Sequence[str], *, alone: bool) -> str:
+def _part_of(path: Path, names: Sequence[str], *, alone: bool, stems_only: bool) -> str:
+    """The part that a file is; `names` are parts, or with `stems_only` just the stems the user named."""
     stem = path.name.lower()
     found = [name for name in names if re.match(rf"{re.escape(name)}(?![a-z0-9])", stem)]
     if len(found) == 1:
         return found[0]
     if alone and len(names) <= 1:
         return names[0] if names else "checkpoint"
-    if alone and not names:
-        return "checkpoint"
+    if alone and stems_only:
+        return "checkpoint"  # one file for all stems
     raise OptionError(
         f"which part of the model {path.name} is can't be read off its name; parts are {', '.join(names)}.",
         hint=f"write PART=PATH, for example {names[0] if names else 'vocals'}={path.name}.",
