@@ -182,7 +182,8 @@ class Runner:
         device = mixture.device.type
         casting = torch.autocast(device, dtype=dtype) if dtype is not None else contextlib.nullcontext()
         with torch.inference_mode(), casting:
-            return model(mixture).float()
+            estimates: Tensor = model(mixture)
+            return estimates.float()
 
     def _moved(self, mixture: Tensor) -> Tensor:
         return mixture.to(self.device)

@@ -72,6 +72,7 @@ class FileSource:
 
     info: AudioInfo
     name: str
+    notes: list[str] = field(default_factory=list)
 
     @property
     def sample_rate(self) -> int:
@@ -91,7 +92,10 @@ class FileSource:
 
     def blocks(self) -> Iterator[Block]:
         with open_audio(self.info.path, track=self.info.track) as decoder:
-            yield from decoder
+            try:
+                yield from decoder
+            finally:  # what is unusual about a file may show only while it is read
+                self.notes.extend(note for note in decoder.info.notes if note not in self.notes)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class ArraySource:
     sample_rate: int
     name: str = "array"
     channel_layout: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -109,7 +114,7 @@ class ArraySource:
 
     @property
     def duration(self) -> float:
-        return self.samples.shape[1] / self.sample_rate
+        return float(self.samples.shape[1] / self.sample_rate)
 
     def blocks(self) -> Iterator[Block]:
         step = 65536
@@ -374,7 +379,7 @@ class Separator:
         files: Mapping[str, Path] | None = None,
         sink: FileSink | None = None,
     ) -> Separation:
-        notes = [*self.warnings]
+        notes = [*self.warnings, *source.notes]
         groups = channel_groups(source.channels, source.channel_layout, model_channels=self.runner.model.channels)
         said = describe_groups(groups, source.channels, source.channel_layout)
         notes += [said] if said else []
@@ -425,11 +430,22 @@ def separate(
 
 
 def encoding_for(info: AudioInfo, options: Options) -> Encoding:
-    """How results of this input are written: as the input, or as asked."""
+    """How results of this input are written: as the input, or as asked.
+
+    A lossy input stores no sample type: wav and aiff then get floats, which keep any level, flac and alac 24 bits.
+    """
     format_: Format = options.format or "wav"
     asked = {"16": "s16", "24": "s24", "32f": "f32"}.get(options.bit_depth or "")
-    sample_type = asked or info.sample_type
-    return Encoding(format_, info.sample_rate, info.channels, sample_type, options.bitrate, options.clipping)
+    own = "s24" if info.lossy and format_ in ("flac", "alac") else info.sample_type
+    return Encoding(
+        format_,
+        info.sample_rate,
+        info.channels,
+        asked or own,
+        options.bitrate,
+        options.clipping,
+        info.channel_layout,
+    )
 
 
 def _merged(options: Options | None, model: str | None, fields: Mapping[str, Any]) -> Options:

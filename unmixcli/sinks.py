@@ -56,6 +56,7 @@ class Encoding:
         sample_type: "s16", "s24", "f32" … for formats with a choice.
         bitrate: kbit/s for lossy formats; None: the format's default.
         clipping: what to do where an output exceeds full scale and the format can't hold that.
+        channel_layout: a name such as "5.1", where known.
     """
 
     format: Format
@@ -64,6 +65,7 @@ class Encoding:
     sample_type: str = "s16"
     bitrate: int | None = None
     clipping: Clipping = "scale"
+    channel_layout: str | None = None
 
     @property
     def holds_any_level(self) -> bool:
@@ -183,6 +185,7 @@ class FileSink:
                 channels=encoding.channels,
                 sample_type=encoding.sample_type,
                 bitrate=encoding.bitrate,
+                channel_layout=encoding.channel_layout,
             )
 
     def write(self, outputs: Mapping[str, Block]) -> None:
@@ -248,7 +251,8 @@ class FileSink:
     def _unspool(self, spool: IO[bytes], length: int) -> Block:
         channels = self.encoding.channels
         data = spool.read(length * channels * 4)
-        return np.frombuffer(data, np.float32).reshape(length, channels).T
+        block: Block = np.frombuffer(data, np.float32).reshape(length, channels).T
+        return block
 
     def _close_encoders(self) -> None:
         with _clear_errors(next(iter(self.targets.values()))):

@@ -88,7 +88,7 @@ class StemPlan:
 
 def residual_of(mixture: NDArray[np.float32], estimates: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the estimates leave over. mixture [C, T], estimates [S, C, T] -> [C, T]."""
-    residual = mixture - estimates[0]
+    residual: NDArray[np.float32] = mixture - estimates[0]
     for estimate in estimates[1:]:
         residual -= estimate
     return residual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ class _Failure:
 _END = object()
 
 
-def prefetch(items: Iterable[T], *, depth: int = 4) -> Iterator[T]:
+def prefetch(items: Iterable[T], *, depth: int = 4) -> Generator[T, None, None]:
     """Produce `items` in a background thread, at most `depth` ahead of the consumer.
 
     An exception in the producer is raised here, after the items before it. When the consumer stops early (closes the
