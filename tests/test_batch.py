@@ -193,7 +193,17 @@ def test_folders_can_be_moved_and_dates_lost(album: Path, tmp_path: Path) -> Non
 
 def test_options_that_do_not_matter_do_not_matter(album: Path, tmp_path: Path) -> None:
     run(album, output=tmp_path / "out")
-    again = run(album, output=tmp_path / "out", jobs=2, device="cpu", batch_size=3, offline=True, quality="best")
+    again = run(
+        album,
+        output=tmp_path / "out",
+        jobs=2,
+        device="cpu",
+        batch_size=3,
+        offline=True,
+        quality="best",
+        seed=3,
+        format="wav",
+    )
     assert again.count("skipped") == 3
 
 
@@ -411,6 +421,9 @@ def test_the_listener_hears_of_everything(album: Path, tmp_path: Path) -> None:
     assert notebook.starts == [result.name for result in notebook.ends]
     last = [event for event in notebook.events if event.subject == "b.wav"][-1]
     assert last.done == last.total == 0.5
+    part = Notebook()
+    run(album / "b.wav", output=tmp_path / "part", end=0.25, listener=part)
+    assert part.events[-1].done == part.events[-1].total == 0.25
 
 
 def test_cancelling_stops_all_jobs_and_leaves_nothing_half_written(

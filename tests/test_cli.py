@@ -207,7 +207,8 @@ def test_paths_go_to_standard_output_and_the_rest_to_standard_error(tmp_path: Pa
 def test_quiet_says_nothing_but_errors(tmp_path: Path) -> None:
     song(tmp_path / "song.wav")
     result = toy("song.wav", "-q")
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "separated/song/vocals.wav\nseparated/song/other.wav\n"
     assert "error: " in toy("gone.wav", "-q").stderr
 
 

@@ -111,11 +111,12 @@ def batch_settings(separator: Separator) -> dict[str, Any]:
     """What decides the content of results: the options that matter, and the model with the hashes of its weights.
 
     Not the device: a run that was stopped may go on elsewhere. Nor `model` and `quality` as they were typed: the
-    model they led to counts.
+    model they led to counts. Nor where the files lie.
     """
     options = separator.options.result_fields()
-    for name in ("device", "model", "quality"):
+    for name in ("device", "model", "quality", "template", *(() if separator.options.shifts else ("seed",))):
         options.pop(name, None)
+    options["format"] = separator.options.format or "wav"
     entry = separator.entry
     weights = {file.part: file.expected_hash for file in entry.files}
     model = {"name": entry.name, "architecture": entry.architecture, "config": dict(entry.config), "weights": weights}

@@ -286,6 +286,9 @@ def _deliver(
     stems, channels = len(plan.compute), source.channels
     flat = (_flat(estimate.numpy(), groups, channels) for estimate in stream)
     position = 0  # in the input
+    total = source.duration
+    if region.stop is not None:
+        total = min(region.stop / source.sample_rate, math.inf if total is None else total)
     waiting = Backlog()
 
     def outputs(length: int) -> Iterator[dict[str, Block]]:
@@ -302,7 +305,7 @@ def _deliver(
         _measure(report, mixture, estimates if plan.complete else None)
         report.written += end - begin
         yield plan.mix(mixture, estimates)
-        on_progress(Progress("separate", source.name, last / source.sample_rate, source.duration))
+        on_progress(Progress("separate", source.name, end / source.sample_rate, total))
 
     for block in resample_blocks(flat, model_rate, source.sample_rate, stems * channels):
         waiting.add(block)

@@ -103,9 +103,8 @@ class View(Listener):
 
     def paths(self, result: Result) -> None:
         """The results themselves, on standard output."""
-        if _terminal.verbosity() >= 0:
-            for path in result.outputs.values():
-                _terminal.result(str(path))
+        for path in result.outputs.values():
+            _terminal.result(str(path))
 
     def summary(self, summary: Summary) -> None:
         if self._total < 2:
@@ -211,6 +210,7 @@ class BarView(View):
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self._console,
             transient=True,
+            refresh_per_second=4,
             speed_estimate_period=120,  # a segment of a large network takes many seconds
         )
         self._tasks: dict[str, TaskID] = {}
@@ -276,11 +276,11 @@ class BarView(View):
         super().finished(result)
 
     def paths(self, result: Result) -> None:
-        if _terminal.verbosity() >= 0 and not sys.stdout.isatty():
+        if not sys.stdout.isatty():
             super().paths(result)
-        elif _terminal.verbosity() >= 0:  # on one terminal everything goes through the bars
-            for path in result.outputs.values():
-                _terminal.line(str(path))
+            return
+        for path in result.outputs.values():  # on one terminal everything goes through the bars
+            _terminal.line(str(path))
 
 
 class PipeBarView(BarView):

@@ -106,6 +106,6 @@ def verbosity_options(command: F) -> F:
         is_eager=True,
         expose_value=False,
         callback=_set_level,
-        help="Say nothing but errors.",
+        help="No messages but errors; results are still written to standard output.",
     )
     return quiet(verbose(command))
