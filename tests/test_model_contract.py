@@ -48,7 +48,10 @@ CASES = [
 
 def build(name: str, config: dict[str, Any], stems: tuple[str, ...]) -> SeparationModel:
     torch.manual_seed(0)
-    return architecture_class(name).from_config(config, stems).eval()
+    model = architecture_class(name).from_config(config, stems).eval()
+    for parameter in model.parameters():  # a model without its weights need not hold anything in particular
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 def music(model: SeparationModel, batch: int, length: int) -> torch.Tensor:
