@@ -36,10 +36,12 @@ class CentreExtraction(MaskingMethod):
         "overlap": 0.0,
     }
 
-    def extract(self, spectrum: Tensor) -> dict[str, Tensor]:
-        """The centre's spectrum: the middle of the channels times `centre_mask`."""
+    def extract(self, mixture: Tensor) -> dict[str, Tensor]:
+        """The centre: the middle of the channels times `centre_mask`."""
+        spectrum = self.spectrum(mixture)
         middle = spectrum.mean(dim=0, keepdim=True)
-        return {"centre": (middle * centre_mask(spectrum)).expand_as(spectrum)}
+        centre = self.wave(middle * centre_mask(spectrum), mixture.shape[-1])
+        return {"centre": centre.expand_as(mixture)}
 
 
 def centre_mask(spectrum: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from unmixcli.models.masking import MaskingMethod, median_filter, ratio_mask
@@ -35,19 +36,23 @@ class HarmonicPercussive(MaskingMethod):
         "power": 2.0,
     }
 
-    def extract(self, spectrum: Tensor) -> dict[str, Tensor]:
-        """The drums' spectrum."""
+    def extract(self, mixture: Tensor) -> dict[str, Tensor]:
+        """The drums."""
+        spectrum = self.spectrum(mixture)
         mask = percussive_mask(
             spectrum.abs(),
             time_frames=int(self.config["time_frames"]),
             frequency_bins=int(self.config["frequency_bins"]),
             power=self.config["power"],
         )
-        return {"drums": spectrum * mask}
+        return {"drums": self.wave(spectrum * mask, mixture.shape[-1])}
 
 
 def percussive_mask(magnitude: Tensor, *, time_frames: int, frequency_bins: int, power: float = 2.0) -> Tensor:
     """How percussive each bin is, 0 to 1; one minus it is how harmonic. magnitude [C, F, N] -> [C, F, N]"""
-    harmonic = median_filter(magnitude, time_frames, dim=-1)
-    percussive = median_filter(magnitude, frequency_bins, dim=-2)
-    return ratio_mask(percussive, harmonic, power)
+    mask = torch.empty_like(magnitude)
+    for channel, image in enumerate(magnitude):  # one after the other: half the memory
+        harmonic = median_filter(image, time_frames, dim=-1)
+        percussive = median_filter(image, frequency_bins, dim=-2)
+        mask[channel] = ratio_mask(percussive, harmonic, power)
+    return mask

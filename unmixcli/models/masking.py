@@ -66,8 +66,8 @@ class MaskingMethod(SeparationModel):
                 f"({self.config['edge_seconds']})."
             )
         # Segments start on the grid of frames, so that a segment sees the frames the whole song would give.
-        self.segment_multiple = self.hop
-        self.edge -= self.edge % self.hop
+        self.segment_multiple = self.largest_hop()
+        self.edge -= self.edge % self.segment_multiple
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> MaskingMethod:
@@ -88,20 +88,29 @@ class MaskingMethod(SeparationModel):
                 raise CheckpointError(f"{cls.__name__}: {name} is {value!r}, expected a number like {default}.")
         return {**cls.defaults, **config}
 
-    def extract(self, spectrum: Tensor) -> dict[str, Tensor]:
-        """All stems but the last of `all_stems`: name -> complex [C, F, N], from the mixture's spectrum [C, F, N]."""
+    def largest_hop(self) -> int:
+        """Samples between frames, of the coarsest grid of frames the method uses."""
+        return self.hop
+
+    def extract(self, mixture: Tensor) -> dict[str, Tensor]:
+        """All stems but the last of `all_stems`: name -> wave [C, T], from the mixture [C, T]."""
         raise TypeError(f"{type(self).__name__} does not say how it separates")
+
+    def spectrum(self, wave: Tensor) -> Tensor:
+        """[C, T] -> complex [C, F, N], with the settings' frames."""
+        return stft(wave, self.n_fft, self.hop)
+
+    def wave(self, spectrum: Tensor, length: int) -> Tensor:
+        """The inverse of `spectrum`."""
+        return istft(spectrum, self.n_fft, self.hop, length)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Separate. mixture [B, C, T] -> estimates [B, S, C, T]."""
         return torch.stack([self._separate(item) for item in mixture])
 
     def _separate(self, mixture: Tensor) -> Tensor:
-        length = mixture.shape[-1]
         *found, last = self.all_stems
-        spectra = self.extract(stft(mixture, self.n_fft, self.hop))
-        needed = found if last in self.stems else self.stems
-        waves = {stem: istft(spectra[stem], self.n_fft, self.hop, length) for stem in needed}
+        waves = self.extract(mixture)
         if last in self.stems:
             waves[last] = mixture - sum(waves[stem] for stem in found)
         return torch.stack([waves[stem] for stem in self.stems])
@@ -114,9 +123,9 @@ def ratio_mask(part: Tensor, rest: Tensor, power: float = 2.0) -> Tensor:
     """
     larger = torch.maximum(part, rest)
     silent = larger < torch.finfo(larger.dtype).tiny
-    larger = larger.masked_fill(silent, 1.0)
-    part, rest = (part / larger) ** power, (rest / larger) ** power
-    return (part / (part + rest)).masked_fill_(silent, 0.5)
+    larger.masked_fill_(silent, 1.0)
+    part, rest = (part / larger).pow_(power), (rest / larger).pow_(power)
+    return part.div_(rest.add_(part)).masked_fill_(silent, 0.5)
 
 
 def median_filter(image: Tensor, size: int, dim: int) -> Tensor:

@@ -39,15 +39,16 @@ class RepetSim(MaskingMethod):
         "voice_from_hz": 100.0,
     }
 
-    def extract(self, spectrum: Tensor) -> dict[str, Tensor]:
-        """The vocals' spectrum."""
+    def extract(self, mixture: Tensor) -> dict[str, Tensor]:
+        """The vocals."""
+        spectrum = self.spectrum(mixture)
         mask = voice_mask(
             spectrum.abs(),
             similar_frames=int(self.config["similar_frames"]),
             distance=round(self.config["distance_seconds"] * self.sample_rate / self.hop),
             low_bins=bins_below(self.config["voice_from_hz"], self.n_fft, self.sample_rate),
         )
-        return {"vocals": spectrum * mask}
+        return {"vocals": self.wave(spectrum * mask, mixture.shape[-1])}
 
 
 def bins_below(frequency_hz: float, n_fft: int, sample_rate: int) -> int:
@@ -61,7 +62,7 @@ def voice_mask(magnitude: Tensor, *, similar_frames: int, distance: int, low_bin
     The other arguments are those of `repeating_magnitude`.
     """
     model = repeating_magnitude(magnitude, similar_frames=similar_frames, distance=distance)
-    mask = (1 - model / magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny)).clamp_(0, 1)
+    mask = model.div_(magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny)).neg_().add_(1).clamp_(0, 1)
     mask.masked_fill_(magnitude <= 0, 0)
     mask[:, :low_bins] = 0
     return mask
@@ -79,24 +80,32 @@ def repeating_magnitude(magnitude: Tensor, *, similar_frames: int, distance: int
         min(median over similar frames, magnitude), [C, F, N]. With an even number of them the median is the lower of
         the two in the middle.
     """
-    channels, bins, frames = magnitude.shape
+    frames = magnitude.shape[-1]
     size = max(1, similar_frames - (similar_frames + 1) % 2)
-    rows = magnitude.permute(2, 0, 1).reshape(frames, channels * bins)
     chosen, valid = similar_frames_of(magnitude.mean(dim=0), size, distance)
     # In the place of missing neighbours stand -inf and +inf in turn: the median of the others stays where it was.
-    infinite = torch.tensor([-torch.inf, torch.inf], dtype=rows.dtype, device=rows.device)
-    table = torch.cat((rows, infinite[:, None].expand(2, rows.shape[1])))
-    missing = torch.arange(size, device=rows.device) - valid.sum(dim=1, keepdim=True)
+    missing = torch.arange(size, device=magnitude.device) - valid.sum(dim=1, keepdim=True)
     chosen = torch.where(valid, chosen, frames + missing % 2)
-    step = max(1, MEDIAN_ELEMENTS // rows.shape[1])
-    result = torch.empty_like(rows)
-    median = Median(size)
-    for start in range(0, frames, step):
-        block = rows[start : start + step]
+    result = torch.empty_like(magnitude)
+    for channel, image in enumerate(magnitude):
+        result[channel] = torch.minimum(_median_over(image.T, chosen).T, image)
+    return result
+
+
+def _median_over(rows: Tensor, chosen: Tensor) -> Tensor:
+    """For every row of `chosen` [N, K] the median over those rows of [N, F]; N stands for -inf, N + 1 for +inf."""
+    width = rows.shape[1]
+    infinite = torch.tensor([-torch.inf, torch.inf], dtype=rows.dtype, device=rows.device)
+    table = torch.cat((rows, infinite[:, None].expand(2, width)))
+    result = torch.empty(len(chosen), width, dtype=rows.dtype, device=rows.device)
+    median = Median(chosen.shape[1])
+    step = max(1, MEDIAN_ELEMENTS // width)
+    for start in range(0, len(chosen), step):
+        block = result[start : start + step]
         planes = median.planes(block)
-        torch.index_select(table, 0, chosen[start : start + step].T.flatten(), out=planes.view(-1, rows.shape[1]))
-        torch.minimum(median(), block, out=result[start : start + step])
-    return result.reshape(frames, channels, bins).permute(1, 2, 0)
+        torch.index_select(table, 0, chosen[start : start + step].T.flatten(), out=planes.view(-1, width))
+        block.copy_(median())
+    return result
 
 
 def similar_frames_of(spectrum: Tensor, count: int, distance: int) -> tuple[Tensor, Tensor]:
