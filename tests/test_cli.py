@@ -245,6 +245,15 @@ def test_a_folder_ends_with_a_summary_that_names_failures(tmp_path: Path) -> Non
     assert "2 skipped (done before), 1 failed" in second.stderr
 
 
+def test_a_file_can_not_be_the_output_folder(tmp_path: Path) -> None:
+    song(tmp_path / "song.wav")
+    before = (tmp_path / "song.wav").read_bytes()
+    result = toy("song.wav", "-o", "song.wav")
+    assert result.exit_code == 1
+    assert "song.wav is a file, expected a folder" in result.stderr
+    assert (tmp_path / "song.wav").read_bytes() == before
+
+
 def test_nothing_found_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     result = unmix("in")

@@ -98,6 +98,10 @@ class Record:
                     data = file.read()
             except FileNotFoundError:
                 return
+            except NotADirectoryError as error:
+                raise OutputError(
+                    f"{self.folder} is a file, expected a folder for the results.", hint="choose another --output."
+                ) from error
             except OSError as error:
                 raise OutputError(f"{self.path} can't be read: {error.strerror or error}.") from error
             complete = data.rfind(b"\n") + 1
