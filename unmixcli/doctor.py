@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import logging
 import math
 import os
 import platform
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -152,7 +154,9 @@ def check_python() -> Finding:
 def check_package(name: str) -> Finding:
     """A package can be imported; which version it is, and which libraries are inside."""
     try:
-        module = importlib.import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(name)
     except Exception as error:
         return Finding(
             name,
@@ -455,13 +459,29 @@ def check_folder(folder: Path, variable: str) -> Finding:
 
 
 def check_registry() -> Finding:
-    """The bundled registry and the user's entries."""
+    """The bundled registry and the user's entries; one of theirs that is skipped is a warning."""
     from unmixcli.registry import load_registry
 
-    entries = load_registry().entries
+    skipped: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: skipped.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("unmixcli.registry")
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)  # -q would swallow it
+    logger.propagate = False
+    try:
+        entries = load_registry().entries
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
     own = sum(not entry.bundled for entry in entries)
-    facts = {"entries": len(entries), "own": own}
-    return Finding("registry", "ok", f"{len(entries)} models, {own} of them your own", facts=facts)
+    facts = {"entries": len(entries), "own": own, "skipped": skipped}
+    message = f"{len(entries)} models, {own} of them your own"
+    if skipped:
+        return Finding("registry", "warning", f"{message}; {'; '.join(skipped)}", "correct or remove the file.", facts)
+    return Finding("registry", "ok", message, facts=facts)
 
 
 def check_models() -> Finding:
