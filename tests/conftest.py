@@ -44,7 +44,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def music(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Three seconds of stereo at 44.1 kHz that has what separators look for: tones, clicks, a centred voice-like sweep."""
+    """Three seconds of stereo at 44.1 kHz with what separators look for: tones, clicks, a centred voice-like sweep."""
     sample_rate, seconds = 44100, 3
     t = np.arange(sample_rate * seconds) / sample_rate
     voice = 0.3 * np.sin(2 * np.pi * (300 * t + 8 * np.sin(2 * np.pi * 5 * t)))

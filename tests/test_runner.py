@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from toys import Halves
 
-from unmixcli.errors import DeviceError, ModelError
 from unmixcli.device import available_devices, choose_device
+from unmixcli.errors import DeviceError, ModelError
 from unmixcli.runner import Runner
 from unmixcli.segment import Segment, cut, make_grid
 

@@ -59,9 +59,7 @@ def test_files_equal_arrays(separator: Separator, music: NDArray, tmp_path: Path
     ("sample_rate", "channels", "subtype"),
     [(48000, 2, "PCM_24"), (44100, 1, "PCM_16"), (96000, 2, "FLOAT"), (8000, 1, "PCM_24"), (44100, 6, "PCM_16")],
 )
-def test_same_shape_as_the_input(
-    tmp_path: Path, music: NDArray, sample_rate: int, channels: int, subtype: str
-) -> None:
+def test_same_shape_as_the_input(tmp_path: Path, music: NDArray, sample_rate: int, channels: int, subtype: str) -> None:
     path = tmp_path / "song.wav"
     samples = 0.5 * np.resize(music, (channels, 51237))
     soundfile.write(path, samples.T, sample_rate, subtype=subtype)

@@ -34,6 +34,11 @@ def outputs(rng: np.random.Generator) -> dict[str, NDArray]:
     }
 
 
+def interrupt_after(sink: FileSink, outputs: dict[str, NDArray]) -> None:
+    write(sink, outputs)
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("format_", "sample_type", "step"),
     [
@@ -108,8 +113,7 @@ def test_clamping_cuts_only_the_peaks(tmp_path: Path, outputs: dict[str, NDArray
 
 def test_an_exception_leaves_nothing_behind(tmp_path: Path, outputs: dict[str, NDArray]) -> None:
     with pytest.raises(KeyboardInterrupt), FileSink(targets(tmp_path / "new"), Encoding("wav", 44100, 2)) as sink:
-        write(sink, outputs)
-        raise KeyboardInterrupt
+        interrupt_after(sink, outputs)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -46,10 +46,10 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         yield 2
         raise KeyError("three")
 
-    got = []
+    got: list[int] = []
+    stream = map(got.append, prefetch(items()))
     with pytest.raises(KeyError, match="three"):
-        for item in prefetch(items()):
-            got.append(item)
+        list(stream)
     assert got == [1, 2]
 
 

@@ -3,9 +3,9 @@
 A file is written beside its destination under a hidden temporary name, closed, read back, tagged, and then renamed.
 Whatever goes wrong before that leaves nothing that looks finished.
 
-Formats that can't hold samples beyond full scale (integers, lossy codecs) need one gain for all outputs of a track, which
-is known only at its end. So such outputs are encoded as they come, at gain one, and kept as float32 in a spool file as
-well; only if a peak exceeded full scale are they encoded again from there, turned down together.
+Formats that can't hold samples beyond full scale (integers, lossy codecs) need one gain for all outputs of a track,
+which is known only at its end. So such outputs are encoded as they come, at gain one, and kept as float32 in a spool
+file as well; only if a peak exceeded full scale are they encoded again from there, turned down together.
 """
 
 from __future__ import annotations
