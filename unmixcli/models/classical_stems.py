@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unmixcli.models.centre_extraction import centre_mask
 from unmixcli.models.harmonic_percussive import percussive_mask
-from unmixcli.models.masking import MaskingMethod
+from unmixcli.models.masking import MaskingMethod, masked
 from unmixcli.models.repet_sim import bins_below, voice_mask
 from unmixcli.spectrum import istft, stft
 
@@ -42,8 +42,8 @@ class ClassicalStems(MaskingMethod):
         "sample_rate": 44100,
         "n_fft": 4096,
         "hop": 1024,
-        "segment_seconds": 90.0,
-        "edge_seconds": 15.0,
+        "segment_seconds": 60.0,
+        "edge_seconds": 8.0,
         "overlap": 0.05,
         "similar_frames": 15,
         "distance_seconds": 0.25,
@@ -67,32 +67,42 @@ class ClassicalStems(MaskingMethod):
             magnitude, time_frames=int(self.config["time_frames"]), frequency_bins=int(self.config["frequency_bins"])
         )
         waves = {}
-        if self.stems != ("drums",):
-            low_bins = bins_below(self.config["voice_from_hz"], self.n_fft, self.sample_rate)
-            vocals = voice_mask(
-                magnitude,
-                similar_frames=int(self.config["similar_frames"]),
-                distance=round(self.config["distance_seconds"] * self.sample_rate / self.hop),
-                low_bins=low_bins,
-            )
-            vocals = spectrum * vocals.mul_(1 - percussive)
-            neither = self.spectrum(self._neither_sustained_nor_hit(mixture))
-            neither[:, :low_bins] = 0
-            vocals += neither
-            vocals *= 0.5 * _preference_for_the_centre(vocals, centre_mask(spectrum))
-            waves["vocals"] = self.wave(vocals, mixture.shape[-1])
         if self.stems != ("vocals",):
-            waves["drums"] = self.wave(spectrum * percussive.square_(), mixture.shape[-1])
+            waves["drums"] = self.wave(masked(spectrum, percussive.square()), mixture.shape[-1])
+        if self.stems != ("drums",):
+            waves["vocals"] = self._vocals(mixture, spectrum, magnitude, percussive)
         return waves
 
-    def _neither_sustained_nor_hit(self, wave: Tensor) -> Tensor:
+    def _vocals(self, mixture: Tensor, spectrum: Tensor, magnitude: Tensor, percussive: Tensor) -> Tensor:
+        """The mean of two guesses. The arguments are used up: a minute of music makes them large."""
+        low_bins = bins_below(self.config["voice_from_hz"], self.n_fft, self.sample_rate)
+        mask = voice_mask(
+            magnitude,
+            similar_frames=int(self.config["similar_frames"]),
+            distance=round(self.config["distance_seconds"] * self.sample_rate / self.hop),
+            low_bins=low_bins,
+        ).mul_(percussive.neg_().add_(1))
+        centre = centre_mask(spectrum)
+        torch.view_as_real(spectrum).mul_(mask[..., None])
+        del mask
+        for vocals, wave in zip(spectrum, self._neither_sustained_nor_hit(mixture), strict=True):
+            vocals[low_bins:] += self.spectrum(wave)[low_bins:]
+        torch.view_as_real(spectrum).mul_(0.5 * _preference_for_the_centre(spectrum, centre)[..., None])
+        return self.wave(spectrum, mixture.shape[-1])
+
+    def _neither_sustained_nor_hit(self, mixture: Tensor) -> Tensor:
         """What sounds shorter than the long frames and longer than the short ones. [C, T] -> [C, T]"""
-        length, size = wave.shape[-1], int(self.config["neither_frames"])
-        for n_fft, percussive in ((int(self.config["long_n_fft"]), True), (int(self.config["short_n_fft"]), False)):
-            spectrum = stft(wave, n_fft, n_fft // 4)
-            mask = percussive_mask(spectrum.abs(), time_frames=size, frequency_bins=size)
-            wave = istft(spectrum.mul_(mask if percussive else mask.neg_().add_(1)), n_fft, n_fft // 4, length)
-        return wave
+        length, size = mixture.shape[-1], int(self.config["neither_frames"])
+        waves = []
+        for wave in mixture.split(1):
+            for n_fft, percussive in ((int(self.config["long_n_fft"]), True), (int(self.config["short_n_fft"]), False)):
+                spectrum = stft(wave, n_fft, n_fft // 4)
+                mask = percussive_mask(spectrum.abs(), time_frames=size, frequency_bins=size)
+                if not percussive:
+                    mask.neg_().add_(1)
+                wave = istft(masked(spectrum, mask), n_fft, n_fft // 4, length)
+            waves.append(wave)
+        return torch.cat(waves)
 
 
 def _preference_for_the_centre(vocals: Tensor, centre: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmixcli.models.masking import MaskingMethod, median_filter, ratio_mask
+from unmixcli.models.masking import MaskingMethod, masked, median_filter, ratio_mask
 
 
 class HarmonicPercussive(MaskingMethod):
@@ -45,7 +45,7 @@ class HarmonicPercussive(MaskingMethod):
             frequency_bins=int(self.config["frequency_bins"]),
             power=self.config["power"],
         )
-        return {"drums": self.wave(spectrum * mask, mixture.shape[-1])}
+        return {"drums": self.wave(masked(spectrum, mask), mixture.shape[-1])}
 
 
 def percussive_mask(magnitude: Tensor, *, time_frames: int, frequency_bins: int, power: float = 2.0) -> Tensor:

@@ -116,6 +116,11 @@ class MaskingMethod(SeparationModel):
         return torch.stack([waves[stem] for stem in self.stems])
 
 
+def masked(spectrum: Tensor, mask: Tensor) -> Tensor:
+    """complex [..., F, N] times real [..., F, N], without making the mask complex first."""
+    return torch.view_as_complex(torch.view_as_real(spectrum) * mask[..., None])
+
+
 def ratio_mask(part: Tensor, rest: Tensor, power: float = 2.0) -> Tensor:
     """part^p / (part^p + rest^p), one half where both are zero.
 

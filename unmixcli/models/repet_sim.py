@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmixcli.models.masking import MEDIAN_ELEMENTS, MaskingMethod, Median
+from unmixcli.models.masking import MEDIAN_ELEMENTS, MaskingMethod, Median, masked
 
 
 class RepetSim(MaskingMethod):
@@ -31,8 +31,8 @@ class RepetSim(MaskingMethod):
         "sample_rate": 44100,
         "n_fft": 2048,
         "hop": 1024,
-        "segment_seconds": 90.0,
-        "edge_seconds": 15.0,
+        "segment_seconds": 60.0,
+        "edge_seconds": 8.0,
         "overlap": 0.05,
         "similar_frames": 31,
         "distance_seconds": 1.0,
@@ -48,7 +48,7 @@ class RepetSim(MaskingMethod):
             distance=round(self.config["distance_seconds"] * self.sample_rate / self.hop),
             low_bins=bins_below(self.config["voice_from_hz"], self.n_fft, self.sample_rate),
         )
-        return {"vocals": self.wave(spectrum * mask, mixture.shape[-1])}
+        return {"vocals": self.wave(masked(spectrum, mask), mixture.shape[-1])}
 
 
 def bins_below(frequency_hz: float, n_fft: int, sample_rate: int) -> int:
