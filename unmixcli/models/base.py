@@ -6,7 +6,7 @@ attributes below; a new need is a new attribute with a default, not an `isinstan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,6 +63,9 @@ class SeparationModel(torch.nn.Module):
 
     # Weights are read from files: a classical method has none.
     has_weights: ClassVar[bool] = True
+    # `unmix train` can train it: in training mode gradients flow through `forward`, and `convert_state` takes the
+    # module's own state dict as one file. Networks that fold published weights for inference are not trainable.
+    trainable: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> SeparationModel:
@@ -86,9 +89,7 @@ class SeparationModel(torch.nn.Module):
         return tuple(parts)
 
     @classmethod
-    def convert_state(
-        cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Published tensors, per part, as this module's state dict.
 
         Args:
@@ -105,3 +106,29 @@ class SeparationModel(torch.nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Separate. mixture [B, C, T] -> estimates [B, S, C, T]."""
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def training_outputs(self, mixture: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Estimates for the losses of training, with gradients.
+
+        A network that overrides this computes only what is wanted: a loss on spectra then costs no inverse transform.
+
+        Args:
+            mixture: [B, C, T].
+            wanted: "waveforms", "spectra" or both.
+
+        Returns:
+            At least what is wanted and the model has: "waveforms" [B, S, C, T]; "spectra" complex [B, S, C, F, N], laid
+            out as `training_spectra` gives them.
+        """
+        return {"waveforms": self(mixture)}
+
+    def training_spectra(self, waves: Tensor) -> Tensor | None:
+        """The transform the network works in, so that references can be compared with its spectra.
+
+        Args:
+            waves: [..., T].
+
+        Returns:
+            complex [..., F, N], or None where `training_outputs` gives no spectra.
+        """
+        return None
