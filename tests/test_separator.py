@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 
 import unmixcli
 from unmixcli.errors import InputError, OptionError, UnknownModelError
+from unmixcli.models.open_unmix import _published_shapes, _Shape
 from unmixcli.progress import Progress
+from unmixcli.registry import load_registry
 from unmixcli.separator import Separator
+from unmixcli.user_models import add_model
 
 MODEL = "harmonic_percussive"
 
@@ -155,3 +160,26 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, unmixcli; print([m for m in ('torch', 'numpy', 'av', 'librosa', 'click') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_some_of_a_model_s_stems_do_not_make_up_the_mixture(tmp_path: Path, music: NDArray) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = {"hidden_size": 8, "nb_layers": 1, "nfft": 512, "nhop": 256, "max_bin": 100, "nb_output_bins": 257}
+    config = {**shape, "unidirectional": False, "nb_channels": 2, "niter": 0, "wiener_win_len": 30}
+    state = {
+        name: torch.rand(size, generator=generator) for name, size in _published_shapes(_Shape.read(config)).items()
+    }
+    for part in ("vocals", "drums"):
+        torch.save(state, tmp_path / f"{part}.pth")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    files = [str(tmp_path / f"{part}.pth") for part in ("vocals", "drums")]
+    add_model(files, like="umxhq", config=tmp_path / "config.json", name="two")
+    assert load_registry().get("two").covers_mixture is False
+    result = Separator("two", device="cpu").separate(music, sample_rate=44100)
+    assert list(result.stems) == ["vocals", "drums", "rest"]
+    np.testing.assert_allclose(sum(result.stems.values()), music, atol=1e-5)
+    assert np.array_equal(result.stems["vocals"], result.stems["drums"])
+    assert result.residual_db is None
+    add_model(files[:1], like="umxhq", config=tmp_path / "config.json", name="one")
+    alone = Separator("one", device="cpu").separate(music, sample_rate=44100)
+    assert np.array_equal(alone.stems["vocals"], result.stems["vocals"])

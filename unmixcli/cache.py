@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,10 +165,19 @@ def write_stamp(path: Path, sha256: str) -> None:
         write_atomically(_stamp_path(path), json.dumps(values).encode())
 
 
+def temporary_beside(path: Path) -> tuple[int, str]:
+    """A new file in the folder of `path`, open for writing: its descriptor and its name.
+
+    Unlike `tempfile.mkstemp` with the access rights of any new file, so that a cache can be shared.
+    """
+    name = str(path.with_name(f".{path.name}.{secrets.token_hex(6)}"))
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), name
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a small file so that it is there complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = temporary_beside(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -189,7 +198,7 @@ def copy_atomically(source: Path, target: Path) -> str:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, name = temporary_beside(target)
     try:
         with os.fdopen(handle, "wb") as stream, source.open("rb") as original:
             while block := original.read(_BLOCK):

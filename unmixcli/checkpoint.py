@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unmixcli.cache import converted_path, find_file, hash_file, read_stamp, sync_folder, write_stamp
+from unmixcli.cache import converted_path, find_file, hash_file, read_stamp, sync_folder, temporary_beside, write_stamp
 from unmixcli.checkpoint_read import read_package, read_state
 from unmixcli.download import can_download, ensure_files, is_cached
 from unmixcli.entry import Licence, ModelEntry
@@ -171,7 +170,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping
         shared = tensor.data_ptr() in seen or tensor.untyped_storage().nbytes() != tensor.nbytes
         seen.add(tensor.data_ptr())
         separate[name] = tensor.contiguous().clone() if shared or not tensor.is_contiguous() else tensor
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = temporary_beside(path)
     os.close(handle)
     try:
         save_file(separate, temporary, metadata=dict(metadata or {}))

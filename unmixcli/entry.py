@@ -93,6 +93,8 @@ class ModelEntry:
     Attributes:
         sample_rate: Hz the model works at.
         channels: channels it takes.
+        covers_mixture: the stems together are meant to add up to the mixture; None: as the architecture says, for
+            more than one stem.
         folder: for a user's entry the folder of its own weights; None for a bundled one.
     """
 
@@ -111,6 +113,7 @@ class ModelEntry:
     scores: tuple[Score, ...] = ()
     notes: tuple[str, ...] = ()
     parameters: int | None = None
+    covers_mixture: bool | None = None
     folder: Path | None = None
 
     @property

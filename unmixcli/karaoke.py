@@ -12,20 +12,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unmixcli.audio.decode import AudioInfo, probe
 from unmixcli.audio.encode import DEFAULT_BITRATES, SUFFIX, check_channels, plan_rate
-from unmixcli.audio.pitch_tempo import PitchTempo, check_pitch_tempo, stretched_length
+from unmixcli.audio.pitch_tempo import PitchTempo, check_pitch_tempo, pitch_tempo_blocks
 from unmixcli.audio.remux import VIDEO_CONTAINERS, audio_format_for, remux_video
 from unmixcli.audio.tags import read_tags
-from unmixcli.errors import InputError, OptionError, OutputError
+from unmixcli.errors import OptionError, OutputError
 from unmixcli.naming import safe_name
 from unmixcli.options import Format, Options
-from unmixcli.pipeline import Report, separate_blocks
+from unmixcli.pipeline import Block
 from unmixcli.progress import ProgressCallback, ignore_progress
 from unmixcli.separator import FileSource, Separation, Separator, encoding_for
 from unmixcli.sinks import Encoding, FileSink, Tagging, part_path
@@ -237,61 +237,35 @@ class KaraokeSeparator(Separator):
         form = choose_form(probe(path, track=self.options.track), self.options)
         return {STEM: folder / f"{safe_name(track or path.stem)} ({STEM}){form.suffix}"}
 
-    def separate_to_files(
-        self,
-        path: str | os.PathLike[str],
-        targets: Mapping[str, Path],
-        *,
-        name: str | None = None,
-        overwrite: bool | None = None,
-        commit: bool = True,
-        on_progress: ProgressCallback | None = None,
-    ) -> tuple[Separation, FileSink]:
-        """Make the karaoke track of a file; see `Separator.separate_to_files`."""
-        options = self.options
-        info = probe(path, track=options.track)
-        source = FileSource(info, name or Path(info.path).name)
-        form = choose_form(info, options)
-        encoding = replace(encoding_for(info, replace(options, format=form.format)), bitrate=form.bitrate)
+    def encoding(self, info: AudioInfo) -> Encoding:
+        """As the input, or as asked; see `choose_form`."""
+        form = choose_form(info, self.options)
+        return replace(encoding_for(info, replace(self.options, format=form.format)), bitrate=form.bitrate)
+
+    def open_sink(self, path: Path, source: FileSource, targets: Mapping[str, Path], *, overwrite: bool) -> FileSink:
+        """The track's file; for a video one that takes its pictures over."""
+        form = choose_form(source.info, self.options)
+        encoding = self.encoding(source.info)
         changes = self._tag_changes(path, source.name)
-        replacing = options.overwrite if overwrite is None else overwrite
+        sink: FileSink
+        if form.video:
+            sink = VideoSink(targets, encoding, video=path, changes=changes, overwrite=overwrite, options=self.options)
+        else:
+            sink = FileSink(targets, encoding, tagging=Tagging(path, {STEM: changes}), overwrite=overwrite)
+        sink.notes += [form.note] if form.note else []
+        return sink
+
+    def finish(self, outputs: Iterator[dict[str, Block]], info: AudioInfo) -> Iterator[dict[str, Block]]:
+        """Key and tempo."""
         stretcher = PitchTempo(
             info.sample_rate,
             info.channels,
-            semitones=options.key,
-            tempo=options.tempo,
+            semitones=self.options.key,
+            tempo=self.options.tempo,
             channel_layout=info.channel_layout,
         )
-        report = Report()
-        if form.video:
-            sink: FileSink = VideoSink(
-                targets, encoding, video=Path(path), changes=changes, overwrite=replacing, options=options
-            )
-        else:
-            sink = FileSink(targets, encoding, tagging=Tagging(Path(path), {STEM: changes}), overwrite=replacing)
-        try:
-            for outputs in separate_blocks(
-                source, self.runner, self.plan, options, report=report, on_progress=on_progress or self.on_progress
-            ):
-                ready = stretcher.process(outputs[STEM])
-                if ready.shape[1]:
-                    sink.write({STEM: ready})
-            if report.written == 0:
-                raise InputError(f"{source.name}: there is no audio in it.", hint="check the file with a player.")
-            rest = stretcher.finish()
-            if rest.shape[1]:
-                sink.write({STEM: rest})
-            sink.prepare()
-            result = self._result(source, report, files=sink.targets, sink=sink)
-            notes = [*([form.note] if form.note else []), *result.notes]
-            duration = stretched_length(report.written, options.tempo) / info.sample_rate
-            result = replace(result, notes=tuple(notes), duration=duration)
-            if commit:
-                sink.commit()
-        except BaseException:
-            sink.abort()
-            raise
-        return result, sink
+        for block in pitch_tempo_blocks((block[STEM] for block in outputs), stretcher):
+            yield {STEM: block}
 
     def _tag_changes(self, path: str | os.PathLike[str], name: str) -> dict[str, str]:
         """The title is marked; what another key and tempo make wrong is put right or left out."""

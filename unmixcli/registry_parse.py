@@ -83,6 +83,7 @@ def parse_entry(data: Any, *, where: str, folder: Path | None = None) -> ModelEn
         scores=tuple(_parse_score(item, f"{fields.where}: scores") for item in fields.items("scores")),
         notes=fields.texts("notes"),
         parameters=fields.maybe_integer("parameters"),
+        covers_mixture=fields.maybe_truth("covers_mixture"),
         folder=folder,
     )
     fields.finish()
@@ -255,6 +256,12 @@ class _Fields:
             self._left.pop(key, None)
             return None
         return self.integer(key, low=low)
+
+    def maybe_truth(self, key: str) -> bool | None:
+        value = self.take(key, None)
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
 
     def mapping(self, key: str) -> dict[str, Any]:
         value = self.take(key, {})

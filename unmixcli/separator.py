@@ -279,29 +279,22 @@ class Separator:
         Returns:
             The result, and the sink that holds the finished files.
         """
-        options = self.options
-        info = probe(path, track=options.track)
+        info = probe(path, track=self.options.track)
         source = FileSource(info, name or Path(info.path).name)
-        plan = self._file_plan()
-        encoding = encoding_for(info, options)
-        tags = read_tags(path)
-        title = tags.get("title") or Path(source.name).stem
-        stem_file = options.format == "stem.mp4"
-        changes = {name: {"title": f"{title} ({name})"} for name in plan.names}
-        changes[MIXTURE] = {"title": title}
         report = Report()
-        sink = FileSink(
-            targets,
-            encoding,
-            tagging=Tagging(Path(path), changes),
-            stem_names=STEM_FILE_ORDER if stem_file else (),
-            overwrite=options.overwrite if overwrite is None else overwrite,
-        )
+        replacing = self.options.overwrite if overwrite is None else overwrite
+        sink = self.open_sink(Path(path), source, targets, overwrite=replacing)
         try:
-            for outputs in separate_blocks(
-                source, self.runner, plan, options, report=report, on_progress=on_progress or self.on_progress
-            ):
-                sink.write(outputs)
+            outputs = separate_blocks(
+                source,
+                self.runner,
+                self._file_plan(),
+                self.options,
+                report=report,
+                on_progress=on_progress or self.on_progress,
+            )
+            for block in self.finish(outputs, info):
+                sink.write(block)
             if report.written == 0:
                 raise InputError(f"{source.name}: there is no audio in it.", hint="check the file with a player.")
             sink.prepare()
@@ -312,6 +305,29 @@ class Separator:
             sink.abort()
             raise
         return result, sink
+
+    # What another kind of result (see `karaoke.py`) does in its own way.
+
+    def encoding(self, info: AudioInfo) -> Encoding:
+        """How the results of an input are written."""
+        return encoding_for(info, self.options)
+
+    def open_sink(self, path: Path, source: FileSource, targets: Mapping[str, Path], *, overwrite: bool) -> FileSink:
+        """The files of an input, open for writing."""
+        title = read_tags(path).get("title") or Path(source.name).stem
+        changes = {name: {"title": f"{title} ({name})"} for name in self.plan.names}
+        changes[MIXTURE] = {"title": title}
+        return FileSink(
+            targets,
+            self.encoding(source.info),
+            tagging=Tagging(path, changes),
+            stem_names=STEM_FILE_ORDER if self.options.format == "stem.mp4" else (),
+            overwrite=overwrite,
+        )
+
+    def finish(self, outputs: Iterator[dict[str, Block]], info: AudioInfo) -> Iterator[dict[str, Block]]:
+        """The last stage before the files: nothing, here."""
+        return outputs
 
     def targets_for(self, path: Path, folder: Path, *, track: str | None = None) -> dict[str, Path]:
         """Output name -> path of the finished file, for an input.
@@ -392,7 +408,7 @@ class Separator:
             sample_rate=source.sample_rate,
             stems=stems or {},
             files=dict(files or {}),
-            duration=report.written / source.sample_rate,
+            duration=(sink.frames if sink else report.written) / source.sample_rate,
             residual_db=report.residual_db,
             gain_db=20 * float(np.log10(sink.gain)) if sink else 0.0,
             notes=tuple(dict.fromkeys(notes)),
@@ -459,6 +475,7 @@ def _merged(options: Options | None, model: str | None, fields: Mapping[str, Any
 def _plan(entry: ModelEntry, options: Options) -> StemPlan:
     kind = architecture_class(entry.architecture)
     parts = [file.part for file in entry.files]
+    covers = kind.covers_mixture and len(entry.stems) > 1 if entry.covers_mixture is None else entry.covers_mixture
 
     def parts_for(stems: tuple[str, ...]) -> tuple[str, ...]:
         config = {**entry.config, **_overrides(entry, options)}
@@ -467,7 +484,7 @@ def _plan(entry: ModelEntry, options: Options) -> StemPlan:
     def plan(all_for_free: bool) -> StemPlan:
         return plan_stems(
             entry.stems,
-            covers_mixture=kind.covers_mixture,
+            covers_mixture=covers,
             stems=options.stems,
             minus=options.minus,
             residual=options.residual,

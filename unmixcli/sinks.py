@@ -231,8 +231,9 @@ class FileSink:
 
     def _encode_again(self, gain: float) -> None:
         self.gain = gain
+        alike = ", all stems alike," if len(self._outputs) > 1 else ""
         self.notes.append(
-            f"all stems were turned down by {-20 * np.log10(gain):.2f} dB together, so that no peak is cut "
+            f"turned down by {-20 * np.log10(gain):.2f} dB{alike} so that no peak is cut "
             "(--bit-depth 32f keeps the level, --clipping clamp cuts)"
         )
         for spool in self._spools.values():

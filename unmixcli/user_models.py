@@ -37,6 +37,7 @@ _ENTRY_KEYS = frozenset(
     {
         "name", "title", "architecture", "config", "stems", "sample_rate", "channels", "aliases", "licence",
         "training_data", "paper", "scores", "notes", "parameters",
+        "covers_mixture",
     }
 )  # fmt: skip
 
@@ -99,6 +100,8 @@ def add_model(
     template = {**terms, **_template(registry, like, architecture, config, stems)}
     parts = _parts(given, template, registry.get(like) if like else None)
     entry = _new_entry(registry, name or template.get("name") or _name_from(given[0][1]), template, parts, licence)
+    if like is not None and set(entry.stems) < set(registry.get(like).stems):
+        entry = replace(entry, covers_mixture=False)  # some of a model's stems leave the others over
     return _record(entry, parts, hashes)
 
 

@@ -20,7 +20,8 @@ from unmixcli.cli import _terminal
 from unmixcli.device import device_title
 from unmixcli.errors import UnmixError
 from unmixcli.options import Options
-from unmixcli.separator import Separator, encoding_for
+from unmixcli.separator import Separator
+from unmixcli.sinks import Encoding
 
 _BYTES = {"u8": 1, "s8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4, "f64": 8}
 
@@ -73,7 +74,7 @@ def _forecast(job: Job, separator: Separator) -> Forecast:
     if seconds is None:
         return Forecast(job, "separate", decision.message)
     count = len(separator.plan.names)
-    result, spool = _bytes_per_second(info, separator.options)
+    result, spool = _bytes_per_second(info, separator.encoding(info))
     return Forecast(
         job,
         "separate",
@@ -91,9 +92,8 @@ def _seconds(info: AudioInfo, options: Options) -> float | None:
     return max(0.0, end - (options.start or 0.0))
 
 
-def _bytes_per_second(info: AudioInfo, options: Options) -> tuple[float, float]:
+def _bytes_per_second(info: AudioInfo, encoding: Encoding) -> tuple[float, float]:
     """Of one result and of its spool: an upper limit, as nobody knows how far FLAC and ALAC will come down."""
-    encoding = encoding_for(info, options)
     samples = info.sample_rate * info.channels
     spool = 0 if encoding.holds_any_level or encoding.clipping == "clamp" else samples * 4
     if encoding.format in LOSSLESS:
