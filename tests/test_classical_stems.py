@@ -72,4 +72,4 @@ def test_segments_lie_on_the_longest_frames() -> None:
     model = ClassicalStems()
     assert model.segment_multiple == 4096
     assert model.edge % 4096 == 0
-    assert model.edge > 5 * 44100
+    assert model.edge > 4 * 44100

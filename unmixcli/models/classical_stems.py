@@ -43,7 +43,7 @@ class ClassicalStems(MaskingMethod):
         "n_fft": 4096,
         "hop": 1024,
         "segment_seconds": 60.0,
-        "edge_seconds": 8.0,
+        "edge_seconds": 5.0,
         "overlap": 0.05,
         "similar_frames": 15,
         "distance_seconds": 0.25,

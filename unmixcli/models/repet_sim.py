@@ -32,7 +32,7 @@ class RepetSim(MaskingMethod):
         "n_fft": 2048,
         "hop": 1024,
         "segment_seconds": 60.0,
-        "edge_seconds": 8.0,
+        "edge_seconds": 5.0,
         "overlap": 0.05,
         "similar_frames": 31,
         "distance_seconds": 1.0,

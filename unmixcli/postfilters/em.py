@@ -10,10 +10,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from unmixcli.postfilters.spectra import analyse, load_norbert, synthesise, with_residual
-
-# norbert's regularization is absolute; its `wiener` brings the mixture's largest magnitude to at most this first.
-_PEAK = 10.0
+from unmixcli.postfilters.spectra import analyse, level_of, load_norbert, synthesise, with_residual
 
 
 def em(mixture: Tensor, estimates: Tensor, *, sample_rate: int, iterations: int = 1, residual: bool = False) -> Tensor:
@@ -34,6 +31,6 @@ def em(mixture: Tensor, estimates: Tensor, *, sample_rate: int, iterations: int 
     if residual:
         left_over = with_residual(np.abs(y), x)[..., -1:]
         y = np.concatenate((y, left_over * np.exp(1j * np.angle(x))[..., None]), axis=-1)
-    scale = max(1.0, float(np.abs(x).max()) / _PEAK)
-    filtered = load_norbert().expectation_maximization(y / scale, x / scale, iterations)[0]
-    return synthesise(filtered * scale, estimates.shape[0], sample_rate, mixture.shape[-1])
+    level = level_of(x)
+    filtered = load_norbert().expectation_maximization(y / level, x / level, iterations)[0]
+    return synthesise(filtered * level, estimates.shape[0], sample_rate, mixture.shape[-1])

@@ -20,6 +20,10 @@ from unmixcli.spectrum import istft, stft
 
 _WINDOW_SECONDS = 0.093  # 4096 samples at 44.1 kHz, the frames of the published systems that use norbert
 
+# norbert's regularization is absolute. Its `wiener` turns spectra that peak above 10 down to 10; we turn quiet ones up
+# as well, so that a filter does the same at every level.
+_PEAK = 10.0
+
 Spectrum = NDArray[np.complex128]
 Magnitude = NDArray[np.float64]
 
@@ -50,6 +54,12 @@ def analyse(mixture: Tensor, estimates: Tensor, sample_rate: int) -> tuple[Spect
     spectra = stft(torch.cat((mixture[None], estimates)).float().cpu(), n_fft, n_fft // 4)
     layout = spectra.permute(3, 2, 1, 0).numpy()  # [S, C, F, N] -> [N, F, C, S]
     return layout[..., 0].astype(np.complex128), layout[..., 1:].astype(np.complex128)
+
+
+def level_of(mixture: Spectrum) -> float:
+    """What to divide spectra by before norbert regularizes them, and to multiply the result with; 1 for silence."""
+    peak = float(np.abs(mixture).max())
+    return peak / _PEAK if peak > 0 else 1.0
 
 
 def synthesise(spectra: Spectrum, stems: int, sample_rate: int, length: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from unmixcli.postfilters.spectra import analyse, load_norbert, synthesise, with_residual
+from unmixcli.postfilters.spectra import analyse, level_of, load_norbert, synthesise, with_residual
 
 
 def wiener(
@@ -32,6 +32,7 @@ def wiener(
     magnitudes = np.abs(y)
     if residual:
         magnitudes = with_residual(magnitudes, x)
-    # norbert edits x in place where its peak exceeds 10: x is fresh here and not used again.
-    filtered = load_norbert().wiener(magnitudes, x, iterations=iterations)
-    return synthesise(filtered, estimates.shape[0], sample_rate, mixture.shape[-1])
+    level = level_of(x)
+    # norbert edits its x in place where the peak exceeds 10: x / level is a fresh array.
+    filtered = load_norbert().wiener(magnitudes / level, x / level, iterations=iterations)
+    return synthesise(filtered * level, estimates.shape[0], sample_rate, mixture.shape[-1])
