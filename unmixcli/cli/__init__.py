@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "separate": ("unmixcli.cli.separate:separate", "Separate songs into stems (the default command)."),
     "karaoke": ("unmixcli.cli.karaoke:karaoke", "Make finished karaoke tracks, from songs and videos."),
     "models": ("unmixcli.cli.models:models", "List, fetch, check, add and remove models."),
+    "evaluate": ("unmixcli.cli.evaluate:evaluate", "Score stems against the true ones."),
     "doctor": ("unmixcli.cli.doctor:doctor", "Prove that unmix works here: devices, formats, folders."),
 }
 

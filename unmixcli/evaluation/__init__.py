@@ -1,0 +1,1 @@
+"""Scores of separations: metrics, oracles, tables and plots."""
