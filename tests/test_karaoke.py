@@ -32,7 +32,7 @@ from unmixcli.karaoke import (
     KaraokeSeparator,
     choose_form,
     format_for,
-    karaoke,
+    make_karaoke,
     parse_guide,
     parse_tempo,
 )
@@ -64,7 +64,7 @@ def read(path: Path) -> NDArray[np.float32]:
 
 def test_karaoke_and_vocals_are_the_song(tmp_path: Path) -> None:
     samples = song(tmp_path / "song.wav", subtype="FLOAT").T
-    result = karaoke("song.wav", model="toy")
+    result = make_karaoke("song.wav", model="toy")
     assert result.files == {"karaoke": Path("song (karaoke).wav")}
     track = read(tmp_path / "song (karaoke).wav")
     assert np.allclose(track, REST * samples, atol=1e-6)
@@ -76,8 +76,8 @@ def test_karaoke_and_vocals_are_the_song(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", [-6.0, -18.0, -40.0])
 def test_the_guide_has_its_level(tmp_path: Path, level: float) -> None:
     samples = song(tmp_path / "song.wav", subtype="FLOAT").T
-    karaoke("song.wav", "none.wav", model="toy")
-    karaoke("song.wav", "guide.wav", model="toy", guide=level)
+    make_karaoke("song.wav", "none.wav", model="toy")
+    make_karaoke("song.wav", "guide.wav", model="toy", guide=level)
     guide = read(tmp_path / "guide.wav") - read(tmp_path / "none.wav")
     measured = 20 * np.log10(guide.std() / (VOCALS * samples).std())
     assert measured == pytest.approx(level, abs=0.01)
@@ -85,14 +85,14 @@ def test_the_guide_has_its_level(tmp_path: Path, level: float) -> None:
 
 def test_a_full_guide_is_the_song_bit_for_bit(tmp_path: Path) -> None:
     song(tmp_path / "song.wav", subtype="FLOAT")
-    karaoke("song.wav", "full.wav", model="toy", guide=0)
+    make_karaoke("song.wav", "full.wav", model="toy", guide=0)
     assert np.array_equal(read(tmp_path / "full.wav"), read(tmp_path / "song.wav"))
 
 
 def test_a_region_equals_the_same_part(tmp_path: Path) -> None:
     song(tmp_path / "song.wav", seconds=2, subtype="FLOAT")
-    karaoke("song.wav", "whole.wav", model="toy")
-    karaoke("song.wav", "part.wav", model="toy", start=0.5, end=1.25)
+    make_karaoke("song.wav", "whole.wav", model="toy")
+    make_karaoke("song.wav", "part.wav", model="toy", start=0.5, end=1.25)
     whole, part = read(tmp_path / "whole.wav"), read(tmp_path / "part.wav")
     assert np.array_equal(part, whole[:, RATE // 2 : RATE * 5 // 4])
 
@@ -100,7 +100,7 @@ def test_a_region_equals_the_same_part(tmp_path: Path) -> None:
 def test_key_and_tempo(tmp_path: Path) -> None:
     t = np.arange(2 * RATE) / RATE
     soundfile.write("song.wav", 0.5 * np.sin(2 * np.pi * 400 * t), RATE, subtype="FLOAT")
-    result = karaoke("song.wav", "out.wav", model="toy", key=12, tempo=0.8)
+    result = make_karaoke("song.wav", "out.wav", model="toy", key=12, tempo=0.8)
     track = read(tmp_path / "out.wav")
     assert track.shape == (1, 2 * RATE * 10 // 8)
     assert result.duration == pytest.approx(2.5)
@@ -123,7 +123,7 @@ def test_key_and_tempo(tmp_path: Path) -> None:
 def test_lossless_stays_as_it_was(tmp_path: Path, suffix: str, subtype: str, rate: int, channels: int) -> None:
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, (rate // 4, channels))
     soundfile.write(tmp_path / f"song.{suffix}", samples, rate, subtype=subtype)
-    result = karaoke(f"song.{suffix}", model="toy")
+    result = make_karaoke(f"song.{suffix}", model="toy")
     found = soundfile.info(str(result.files["karaoke"]))
     assert result.files["karaoke"].name == f"song (karaoke).{suffix}"
     assert (found.samplerate, found.channels, found.subtype, found.frames) == (rate, channels, subtype, rate // 4)
@@ -137,7 +137,7 @@ def test_lossy_stays_aligned_and_no_worse(tmp_path: Path, format_: str, rate: in
     with open_encoder(path, format=format_, sample_rate=rate, channels=2, bitrate=160) as encoder:
         encoder.write(samples)
     source = read(path)
-    target = karaoke(path, model="toy").files["karaoke"]
+    target = make_karaoke(path, model="toy").files["karaoke"]
     track = read(target)
     assert track.shape == source.shape
     size = 2 * rate
@@ -162,13 +162,13 @@ def test_tags_and_cover_are_kept_and_corrected(tmp_path: Path) -> None:
         file.tags.add(frame)
     file.tags.add(APIC(3, "image/png", 3, "", PICTURE))
     file.save()
-    plain = mutagen.File(karaoke("song.mp3", model="toy").files["karaoke"]).tags
+    plain = mutagen.File(make_karaoke("song.mp3", model="toy").files["karaoke"]).tags
     assert str(plain["TIT2"]) == "Ninny (karaoke)"
     assert str(plain["TPE1"]) == "Björk 絆"
     assert str(plain["TBPM"]) == "120"
     assert str(plain["TKEY"]) == "Am"
     assert plain.getall("APIC")[0].data == PICTURE
-    faster = mutagen.File(karaoke("song.mp3", "fast.mp3", model="toy", tempo=1.1, key=-2).files["karaoke"]).tags
+    faster = mutagen.File(make_karaoke("song.mp3", "fast.mp3", model="toy", tempo=1.1, key=-2).files["karaoke"]).tags
     assert str(faster["TBPM"]) == "132"
     assert "TKEY" not in faster
 
@@ -261,7 +261,7 @@ def packets(path: Path) -> list[tuple[bytes, Fraction]]:
 @pytest.mark.parametrize("tempo", [1.0, 0.8])
 def test_a_video_keeps_its_pictures(tmp_path: Path, suffix: str, codec: str, audio: str, tempo: float) -> None:
     path = clip(tmp_path / f"clip.{suffix}", codec, audio)
-    before, after = packets(path), packets(karaoke(path, model="toy", tempo=tempo).files["karaoke"])
+    before, after = packets(path), packets(make_karaoke(path, model="toy", tempo=tempo).files["karaoke"])
     assert [data for data, _ in after] == [data for data, _ in before]
     shift = max(abs(float(late - early / Fraction(tempo))) for (_, early), (_, late) in zip(before, after, strict=True))
     assert shift < 0.001  # Matroska counts milliseconds
@@ -276,7 +276,7 @@ def test_a_video_keeps_its_pictures(tmp_path: Path, suffix: str, codec: str, aud
 
 def test_video_of_another_kind_becomes_mkv(tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.avi", "mpeg4", "libmp3lame")
-    result = karaoke(path, model="toy")
+    result = make_karaoke(path, model="toy")
     assert result.files["karaoke"].suffix == ".mkv"
     assert any(".avi" in note for note in result.notes)
     assert [data for data, _ in packets(result.files["karaoke"])] == [data for data, _ in packets(path)]
@@ -285,11 +285,11 @@ def test_video_of_another_kind_becomes_mkv(tmp_path: Path) -> None:
 
 def test_a_video_as_sound(tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.mp4")
-    result = karaoke(path, model="toy", format="flac", start=0.5, end=1)
+    result = make_karaoke(path, model="toy", format="flac", start=0.5, end=1)
     assert result.files["karaoke"].name == "clip (karaoke).flac"
     assert soundfile.info(str(result.files["karaoke"])).frames == 24000
     with pytest.raises(OptionError, match="--from and --to"):
-        karaoke(path, model="toy", start=0.5)
+        make_karaoke(path, model="toy", start=0.5)
 
 
 def test_a_failed_video_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_a_failed_video_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("unmixcli.karaoke.remux_video", full)
     with pytest.raises(OutputError, match="full"):
-        karaoke(path, model="toy")
+        make_karaoke(path, model="toy")
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -356,7 +356,7 @@ def test_bad_tempos(text: str) -> None:
 )
 def test_bad_options(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        karaoke("song.wav", model="toy", **fields)
+        make_karaoke("song.wav", model="toy", **fields)
 
 
 # ---------------------------------------------------------------- the command

@@ -183,3 +183,11 @@ def test_some_of_a_model_s_stems_do_not_make_up_the_mixture(tmp_path: Path, musi
     add_model(files[:1], like="umxhq", config=tmp_path / "config.json", name="one")
     alone = Separator("one", device="cpu").separate(music, sample_rate=44100)
     assert np.array_equal(alone.stems["vocals"], result.stems["vocals"])
+
+
+def test_every_public_name_is_there() -> None:
+    import unmixcli.cli.karaoke  # sub-modules must not hide a public name
+
+    assert sorted(unmixcli.__all__) == sorted({*unmixcli._HOMES, "__version__"})
+    for name in unmixcli._HOMES:
+        assert callable(getattr(unmixcli, name)), name

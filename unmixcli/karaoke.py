@@ -346,7 +346,7 @@ def merged_options(options: KaraokeOptions | None, model: str | None, fields: Ma
     return replace(options or KaraokeOptions(), **changes)
 
 
-def karaoke(
+def make_karaoke(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str] | None = None,
     *,
@@ -393,4 +393,4 @@ def format_for(target: Path) -> Format | None:
     )
 
 
-__all__ = ["Form", "KaraokeOptions", "KaraokeSeparator", "choose_form", "karaoke", "parse_guide", "parse_tempo"]
+__all__ = ["Form", "KaraokeOptions", "KaraokeSeparator", "choose_form", "make_karaoke", "parse_guide", "parse_tempo"]
