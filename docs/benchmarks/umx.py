@@ -111,8 +111,8 @@ def write_random_weights(folder: Path) -> list[Path]:
     return paths
 
 
-def measure(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a command."""
+def measure(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak resident MiB of a command."""
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -120,7 +120,7 @@ def measure(command: list[str], environment: dict[str, str]) -> tuple[float, flo
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)} failed:\n{said}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def write_song(source: Path, seconds: float, target: Path) -> None:
@@ -168,13 +168,18 @@ def compare(
     ours: list[str], environment: dict[str, str], theirs: list[str], public: dict[str, str], pairs: int
 ) -> None:
     """Run the two commands in turn and print a table."""
-    print("| pair | umx s | umx MiB | unmix s | unmix MiB | times faster |\n|---|---|---|---|---|---|")
+    print("| pair | umx s | CPU s | MiB | unmix s | CPU s | MiB | times faster | times less CPU |")
+    print("|---|---|---|---|---|---|---|---|---|")
     ratios = []
     for pair in range(pairs):
-        slow, large = measure(theirs, public)
-        quick, small = measure(ours, environment)
+        slow, slow_cpu, large = measure(theirs, public)
+        quick, quick_cpu, small = measure(ours, environment)
         ratios.append(slow / quick)
-        print(f"| {pair + 1} | {slow:.1f} | {large:.0f} | {quick:.1f} | {small:.0f} | {slow / quick:.2f} |", flush=True)
+        print(
+            f"| {pair + 1} | {slow:.1f} | {slow_cpu:.1f} | {large:.0f} | {quick:.1f} | {quick_cpu:.1f} | {small:.0f} "
+            f"| {slow / quick:.2f} | {slow_cpu / quick_cpu:.2f} |",
+            flush=True,
+        )
     print(f"\nmedian: {median(ratios):.2f} times faster")
 
 

@@ -15,7 +15,7 @@ which costs 2 % of the time and saves the memory of a whole segment's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -138,11 +138,10 @@ class OpenUnmix(SeparationModel):
         block = shape.wiener_win_len * shape.nhop
         self.segment_multiple = block
         self.edge = block
-        self.segment_length = 6 * block
+        self.segment_length = 10 * block  # 25 % more frames than without context; 70 s at 44.1 kHz
         self.overlap = 0.0
         self.edge_padding = "none"
-        # Zeros instead of random numbers that the weights replace: the system hands out such memory untouched, which
-        # saves 0.3 s and 140 MB while a model is loaded.
+        # zeros instead of random numbers that the weights replace anyway: 0.1 s less at every start
         with torch.device("meta"):
             networks = nn.ModuleDict({name: _Target(shape) for name in targets})
         self.networks = networks._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
@@ -198,9 +197,8 @@ class OpenUnmix(SeparationModel):
         for item in range(len(padded)):
             for start, stop in self._blocks(frames):
                 x = spectra(padded[item], self.window, self.shape.nhop, start, stop)
-                y = self._block(x, hidden[:, start:stop, item])
-                for stem, source in enumerate(self._outputs):
-                    added.add((item, stem), y[source], start)
+                for stem, y in enumerate(self._block(x, hidden[:, start:stop, item])):
+                    added.add((item, stem), y, start)
         return added.signal(self.shape.nfft // 2, length)
 
     def _targets(self) -> list[_Target]:
@@ -224,8 +222,8 @@ class OpenUnmix(SeparationModel):
             encoded[j] = network.remember(encoded[j])
         return encoded
 
-    def _block(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """One block of the filter: x [C, n, F], hidden [J, n, H] -> all sources' spectra [J, C, n, F]."""
+    def _block(self, x: Tensor, hidden: Tensor) -> Iterator[Tensor]:
+        """One block of the filter: x [C, n, F], hidden [J, n, H] -> each stem's spectra [C, n, F]."""
         shape = self.shape
         masks = x.real.new_empty(len(self.networks), x.shape[1], shape.nb_channels * shape.nb_output_bins)
         for j, network in enumerate(self._targets()):
@@ -235,7 +233,7 @@ class OpenUnmix(SeparationModel):
             masks = soft_masks(x.abs(), masks)
         if shape.residual:
             masks = torch.cat([masks, 1 - masks.sum(0, keepdim=True)])
-        return wiener(x, masks, shape.niter)
+        return wiener(x, masks, shape.niter, self._outputs)
 
 
 def _fold(shape: _Shape, target: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

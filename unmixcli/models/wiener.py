@@ -19,6 +19,8 @@ y_j = v_j R_j C⁻¹ x. A Hermitian 2 × 2 matrix is four real planes: (0,0), (1
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,27 +29,29 @@ MAXIMUM = 10.0  # |x| above which the published filter scales its input down
 _TILE = 32  # frames worked on at once: some twenty planes of 32 × 2049 values stay in a core's second-level cache
 
 
-def wiener(mixture: Tensor, masks: Tensor, iterations: int) -> Tensor:
+def wiener(mixture: Tensor, masks: Tensor, iterations: int, wanted: Sequence[int] | None = None) -> Iterator[Tensor]:
     """Filter one block.
 
     Args:
         mixture: x, [C, N, F], complex; C is 1 or 2.
         masks: [J, C, N, F], real, >= 0: the first estimates are y_j = masks_j * x.
         iterations: of the filter, >= 0.
+        wanted: the sources to give; None: all.
 
-    Returns:
-        y, [J, C, N, F], complex.
+    Yields:
+        y_j of each wanted source, [C, N, F], complex: one at a time, since together they are the largest thing here.
     """
+    wanted = range(len(masks)) if wanted is None else wanted
     if iterations == 0:
-        return mixture * masks
+        yield from (mixture * masks[j] for j in wanted)
+        return
     scale = max(1.0, float(mixture.abs().max()) / MAXIMUM) ** 2
-    filter_once = _filter_stereo if mixture.shape[0] == 2 else _filter_mono
+    filtered = _filter_stereo if mixture.shape[0] == 2 else _filter_mono
     power, covariance = _moments_of_masks(mixture, masks, EPSILON * scale)
-    estimates = filter_once(mixture, power, covariance, EPSILON**0.5 * scale)
     for _ in range(iterations - 1):
+        estimates = torch.stack(list(filtered(mixture, power, covariance, EPSILON**0.5 * scale, range(len(masks)))))
         power, covariance = _moments(estimates, EPSILON * scale)
-        estimates = filter_once(mixture, power, covariance, EPSILON**0.5 * scale)
-    return estimates
+    yield from filtered(mixture, power, covariance, EPSILON**0.5 * scale, wanted)
 
 
 def soft_masks(magnitude: Tensor, masks: Tensor) -> Tensor:
@@ -117,28 +121,33 @@ def _normalised(sums: Tensor, channels: int, epsilon: float) -> Tensor:
     return sums / weight
 
 
-def _filter_mono(mixture: Tensor, power: Tensor, covariance: Tensor, floor: float) -> Tensor:
+def _filter_mono(
+    mixture: Tensor, power: Tensor, covariance: Tensor, floor: float, wanted: Sequence[int]
+) -> Iterator[Tensor]:
     modelled = power * covariance
-    return mixture * (modelled / (floor + modelled.sum(0)))[:, None]
+    whitened = mixture / (floor + modelled.sum(0))
+    for j in wanted:
+        yield modelled[j] * whitened
 
 
-def _filter_stereo(mixture: Tensor, power: Tensor, covariance: Tensor, floor: float) -> Tensor:
+def _filter_stereo(
+    mixture: Tensor, power: Tensor, covariance: Tensor, floor: float, wanted: Sequence[int]
+) -> Iterator[Tensor]:
     """y_j = v_j R_j C⁻¹ x, tile by tile, in real planes."""
-    sources, frames, _ = power.shape
-    estimates = mixture.new_empty(sources, *mixture.shape)
-    for tile in _tiles(frames):
-        v = power[:, tile]
-        x = mixture[:, tile]
-        w0r, w0i, w1r, w1i = _solve(v, covariance, x, floor)
-        for j in range(sources):
-            r00, r11, r01r, r01i = covariance[j]
-            y0r = (w0r * r00).addcmul_(w1r, r01r).addcmul_(w1i, r01i, value=-1).mul_(v[j])
-            y0i = (w0i * r00).addcmul_(w1r, r01i).addcmul_(w1i, r01r).mul_(v[j])
-            torch.complex(y0r, y0i, out=estimates[j, 0, tile])
-            y1r = (w1r * r11).addcmul_(w0r, r01r).addcmul_(w0i, r01i).mul_(v[j])
-            y1i = (w1i * r11).addcmul_(w0i, r01r).addcmul_(w0r, r01i, value=-1).mul_(v[j])
-            torch.complex(y1r, y1i, out=estimates[j, 1, tile])
-    return estimates
+    tiles = _tiles(mixture.shape[1])
+    solved = [_solve(power[:, tile], covariance, mixture[:, tile], floor) for tile in tiles]
+    for j in wanted:
+        estimate = torch.empty_like(mixture)
+        r00, r11, r01r, r01i = covariance[j]
+        for tile, (w0r, w0i, w1r, w1i) in zip(tiles, solved, strict=True):
+            v = power[j, tile]
+            y0r = (w0r * r00).addcmul_(w1r, r01r).addcmul_(w1i, r01i, value=-1).mul_(v)
+            y0i = (w0i * r00).addcmul_(w1r, r01i).addcmul_(w1i, r01r).mul_(v)
+            torch.complex(y0r, y0i, out=estimate[0, tile])
+            y1r = (w1r * r11).addcmul_(w0r, r01r).addcmul_(w0i, r01i).mul_(v)
+            y1i = (w1i * r11).addcmul_(w0i, r01r).addcmul_(w0r, r01i, value=-1).mul_(v)
+            torch.complex(y1r, y1i, out=estimate[1, tile])
+        yield estimate
 
 
 def _solve(v: Tensor, covariance: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
