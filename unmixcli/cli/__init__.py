@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "karaoke": ("unmixcli.cli.karaoke:karaoke", "Make finished karaoke tracks, from songs and videos."),
     "models": ("unmixcli.cli.models:models", "List, fetch, check, add and remove models."),
     "evaluate": ("unmixcli.cli.evaluate:evaluate", "Score stems against the true ones."),
+    "train": ("unmixcli.cli.train:train", "Train a network of your own, or this program's anew."),
     "doctor": ("unmixcli.cli.doctor:doctor", "Prove that unmix works here: devices, formats, folders."),
 }
 

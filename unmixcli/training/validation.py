@@ -1,0 +1,123 @@
+"""Measure a model as a user would hear it: plain SDR per stem, through the program's own pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unmixcli.evaluation.metrics import median, plain_sdr
+from unmixcli.models.base import SeparationModel
+from unmixcli.options import Options
+from unmixcli.pipeline import separate_blocks
+from unmixcli.progress import Progress, ProgressCallback, ignore_progress
+from unmixcli.runner import Runner
+from unmixcli.separator import ArraySource
+from unmixcli.stems import plan_stems
+
+Samples = NDArray[np.float32]
+
+# A reference this far below its mixture is as good as silent: its SDR says nothing of how a song sounds.
+_QUIET_DB = -60.0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A song or a part of one, with the truth.
+
+    Attributes:
+        name: for messages.
+        sample_rate: Hz.
+        read: gives the mixture [C, T] and the references that are known, stem -> [C, T].
+    """
+
+    name: str
+    sample_rate: int
+    read: Callable[[], tuple[Samples, Mapping[str, Samples]]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of all passages.
+
+    Attributes:
+        values: passage -> stem -> SDR in dB; only what is defined.
+        stems: the model's, in order.
+    """
+
+    stems: tuple[str, ...]
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def of(self, stem: str) -> float:
+        """Median over the passages, dB; NaN where a stem is never defined."""
+        return median([scores[stem] for scores in self.values.values() if stem in scores])
+
+    @property
+    def by_stem(self) -> dict[str, float]:
+        """Median of every stem."""
+        return {stem: self.of(stem) for stem in self.stems}
+
+    @property
+    def score(self) -> float:
+        """Mean over the stems that are defined: the number by which the best weights are chosen."""
+        values = [value for value in self.by_stem.values() if math.isfinite(value)]
+        return sum(values) / len(values) if values else math.nan
+
+
+def measure(
+    model: SeparationModel,
+    passages: Sequence[Passage],
+    *,
+    device: torch.device,
+    subject: str = "",
+    on_progress: ProgressCallback = ignore_progress,
+) -> Measured:
+    """Separate every passage and score it.
+
+    Args:
+        model: in evaluation mode; it is left on `device`.
+        passages: read one after the other, none is kept.
+        device: where the model runs.
+        subject: name in progress events.
+        on_progress: told after every passage.
+    """
+    threads = torch.get_num_threads()
+    runner = Runner(model, device)
+    plan = plan_stems(model.stems, covers_mixture=model.covers_mixture, stems=model.stems)
+    values = {}
+    for number, passage in enumerate(passages):
+        mixture, references = passage.read()
+        source = ArraySource(mixture, passage.sample_rate, passage.name)
+        blocks = list(separate_blocks(source, runner, plan, Options()))
+        estimates = {stem: np.concatenate([block[stem] for block in blocks], axis=-1) for stem in model.stems}
+        values[passage.name] = _scores(references, estimates, mixture)
+        on_progress(Progress("validate", subject, number + 1, len(passages), "passages"))
+    # A pipeline that ran segments side by side has told torch to use fewer; training must add up as before.
+    torch.set_num_threads(threads)
+    return Measured(tuple(model.stems), values)
+
+
+def measure_mixture(stems: Sequence[str], passages: Sequence[Passage]) -> Measured:
+    """What the mixture itself scores as every stem: where a model begins to be of use."""
+    values = {}
+    for passage in passages:
+        mixture, references = passage.read()
+        values[passage.name] = _scores(references, dict.fromkeys(stems, mixture), mixture)
+    return Measured(tuple(stems), values)
+
+
+def _scores(references: Mapping[str, Samples], estimates: Mapping[str, Samples], mixture: Samples) -> dict[str, float]:
+    found = {}
+    loud = float(np.mean(np.square(mixture, dtype=np.float64))) if mixture.size else 0.0
+    for stem, estimate in estimates.items():
+        reference = references.get(stem)
+        if reference is None or not reference.size:
+            continue
+        level = float(np.mean(np.square(reference, dtype=np.float64)))
+        if level > loud * 10 ** (_QUIET_DB / 10):
+            found[stem] = plain_sdr(reference, estimate)
+    return found
