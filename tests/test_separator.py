@@ -191,3 +191,11 @@ def test_every_public_name_is_there() -> None:
     assert sorted(unmixcli.__all__) == sorted({*unmixcli._HOMES, "__version__"})
     for name in unmixcli._HOMES:
         assert callable(getattr(unmixcli, name)), name
+
+
+def test_what_a_residual_model_took_out_is_not_spread_again() -> None:
+    fields = {"postfilter": "wiener", "residual_model": True}
+    plan = Separator(MODEL, **fields).plan
+    assert [dict(output.weights) for output in plan.outputs] == [{"drums": 1.0}, {"rest": 1.0}]
+    plan = Separator(MODEL, **fields, residual="add:rest").plan
+    assert "residual" in plan.outputs[1].weights

@@ -475,6 +475,9 @@ def _merged(options: Options | None, model: str | None, fields: Mapping[str, Any
 def _plan(entry: ModelEntry, options: Options) -> StemPlan:
     kind = architecture_class(entry.architecture)
     parts = [file.part for file in entry.files]
+    # What the residual model of a post-filter took out of the stems is not spread over them again.
+    removed = options.postfilter != "none" and options.residual_model and options.residual == "spread"
+    residual = "ignore" if removed else options.residual
     covers = kind.covers_mixture and len(entry.stems) > 1 if entry.covers_mixture is None else entry.covers_mixture
 
     def parts_for(stems: tuple[str, ...]) -> tuple[str, ...]:
@@ -487,7 +490,7 @@ def _plan(entry: ModelEntry, options: Options) -> StemPlan:
             covers_mixture=covers,
             stems=options.stems,
             minus=options.minus,
-            residual=options.residual,
+            residual=residual,
             all_for_free=all_for_free or options.postfilter != "none",
         )
 
