@@ -88,6 +88,31 @@ class Decoder:
         self._started = True
         return self._blocks()
 
+    def blocks_from(self, start: int) -> Iterator[Samples]:
+        """Like iterating, from sample `start` on, with what lies before passed over quickly where the format allows.
+
+        That the file is as long as it states is not checked, as a caller mostly stops before its end.
+
+        Raises:
+            InputError: damaged data, or a value that is not a number.
+            RuntimeError: iterated before.
+        """
+        if start <= 0 or not self._reader.seek(start):
+            yield from _without(iter(self), start)
+            return
+        if self._started:
+            raise RuntimeError("a Decoder can be iterated once; open the file again for a second pass")
+        self._started = True
+        info = self._reader.info
+        at = start
+        for block in self._reader.blocks(self._block_frames):
+            block = block if info.frames is None else block[:, : max(0, info.frames - at)]
+            if info.sample_type in ("f32", "f64") and not np.isfinite(block).all():
+                _refuse_not_finite(info, block, at)
+            at += block.shape[1]
+            if block.shape[1]:
+                yield np.ascontiguousarray(block)
+
     def _blocks(self) -> Iterator[Samples]:
         info = self._reader.info
         floats = info.sample_type in ("f32", "f64")
@@ -129,6 +154,14 @@ class Decoder:
             length = min(missing, self._block_frames)
             missing -= length
             yield np.zeros((info.channels, length), np.float32)
+
+
+def _without(blocks: Iterator[Samples], start: int) -> Iterator[Samples]:
+    """A stream less its first `start` samples."""
+    for block in blocks:
+        if start < block.shape[1]:
+            yield block[:, max(0, start) :]
+        start -= block.shape[1]
 
 
 def _refuse_not_finite(info: AudioInfo, block: Samples, done: int) -> None:

@@ -53,6 +53,8 @@ _LOSSLESS = {"alac", "flac", "wavpack", "ape", "tta", "tak", "truehd", "mlp", "s
 # A codec frame that does not decode: sound before and after it is still good. Beyond this share of all frames the
 # file is not worth it, and it is more likely not audio at all.
 _BAD_SHARE = 0.1
+# Samples to decode before those that are sought: an AAC frame is 1024 or 2048, and two are enough for its overlap.
+_PREROLL = 8192
 # From this number of channels on FFmpeg's planar frames are handled differently.
 _PLANES = 8
 
@@ -72,6 +74,9 @@ class AvReader:
     def __init__(self, path: str, content: Content, track: int) -> None:
         self._path = path
         self._packer: Any = None
+        self._start = 0  # first sample that is wanted, where `seek` was called
+        self._first_time = 0  # time stamp of sample 0
+        self._scale = 1  # samples per unit of the stream's time stamps
         try:
             # "file:" so that a name with a colon is not taken for the address of another protocol.
             self._container = av.open(
@@ -184,6 +189,43 @@ class AvReader:
         if length:
             yield np.ascontiguousarray(np.concatenate(waiting, axis=1))
 
+    def seek(self, start: int) -> bool:
+        """Let `blocks` begin at sample `start`; False where that can't be done exactly.
+
+        It can in MP4, whose index has the time of every packet. Decoding begins some frames earlier, as AAC overlaps
+        its frames (and its decoder keeps a little more), and the surplus is dropped.
+        """
+        early = start - _PREROLL
+        if early <= 0 or not self._container.format.name.startswith("mov") or self._stream.time_base is None:
+            return False
+        scale = self._stream.time_base * self.info.sample_rate
+        if scale.denominator != 1:
+            return False  # times coarser than samples
+        try:
+            self._first_time = self._time_of_first_frame()
+            self._container.seek(int(self._first_time + early / scale), stream=self._stream)
+        except av.error.FFmpegError as error:
+            raise InputError(f"{self._path}: can't be sought in: {_reason(error)}.", hint=AGAIN) from error
+        self._start, self._scale = start, int(scale)
+        return True
+
+    def _time_of_first_frame(self) -> int:
+        """The time stamp of sample 0, which need not be 0 where there is an edit list."""
+        for packet in self._container.demux(self._stream):
+            for frame in packet.decode():
+                if frame.pts is not None:
+                    return int(frame.pts)
+        raise InputError(f"{self._path}: no frame with a time could be decoded.", hint=AGAIN)
+
+    def _from_start(self, frame: Any, data: Samples) -> Samples:
+        """What of a frame lies at or after the sample that was sought; [C, 0] where nothing does."""
+        if self._start == 0:
+            return data
+        if frame.pts is None:
+            raise InputError(f"{self._path}: a frame has no time, its place isn't known.", hint=AGAIN)
+        at = (int(frame.pts) - self._first_time) * self._scale
+        return data[:, max(0, self._start - at) :]
+
     def _pieces(self) -> Iterator[Samples]:
         """Decoded frames with the stream's first rate and channel count, whatever comes later."""
         info = self.info
@@ -233,7 +275,7 @@ class AvReader:
                 for frame in self._packed(frames):
                     good += 1
                     last = frame.samples
-                    yield _to_float(frame), frame.sample_rate
+                    yield self._from_start(frame, _to_float(frame)), frame.sample_rate
         except (av.error.FFmpegError, ValueError) as error:
             # ValueError: samples in a form that PyAV has no array for
             raise InputError(f"{self._path}: damaged audio data: {_reason(error)}.", hint=AGAIN) from error

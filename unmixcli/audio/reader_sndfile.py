@@ -87,6 +87,16 @@ class SndfileReader:
             block = data.T if self._order is None else data.T[list(self._order)]
             yield np.ascontiguousarray(block)
 
+    def seek(self, start: int) -> bool:
+        """Let `blocks` begin at sample `start`; False where the length isn't known, or the data refuse."""
+        if self.info.frames is None:
+            return False
+        try:
+            self._file.seek(min(start, self.info.frames))
+        except soundfile.LibsndfileError:
+            return False
+        return True
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
