@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -151,11 +152,11 @@ def main() -> None:
         program = [sys.executable, "-m", "unmixcli"]
         add = [*program, "models", "add", *map(str, paths), "--like", "umxhq", "--name", MODEL]
         subprocess.run(add, check=True, env=environment, stdout=subprocess.DEVNULL)
-        ours = [*program, str(song), "--model", MODEL, "-o", str(folder / "ours"), "-q", "--overwrite"]
+        ours = [*program, str(song), "--model", MODEL, "-o", str(folder / "ours"), "-q"]
         ours += ["--bit-depth", "32f", "--residual", "ignore", "--template", "{stem}"]
         theirs = [sys.executable, "-c", "from openunmix.cli import separate; separate()", str(song), "--no-cuda"]
         theirs += ["--model", str(weights), "--outdir", str(folder / "theirs"), "--targets", *TARGETS]
-        compare(ours, environment, theirs, public, arguments.pairs)
+        compare(ours, environment, theirs, public, folder / "ours", arguments.pairs)
         print("\n| stem | unmix against umx, dB SDR | largest difference |\n|---|---|---|")
         for stem in TARGETS:
             expected, _ = soundfile.read(folder / "theirs" / "song" / f"{stem}.wav")
@@ -165,14 +166,15 @@ def main() -> None:
 
 
 def compare(
-    ours: list[str], environment: dict[str, str], theirs: list[str], public: dict[str, str], pairs: int
+    ours: list[str], environment: dict[str, str], theirs: list[str], public: dict[str, str], results: Path, pairs: int
 ) -> None:
-    """Run the two commands in turn and print a table."""
+    """Run the two commands in turn and print a table. `unmix` would skip what is in `results`, so that is deleted."""
     print("| pair | umx s | CPU s | MiB | unmix s | CPU s | MiB | times faster | times less CPU |")
     print("|---|---|---|---|---|---|---|---|---|")
     ratios = []
     for pair in range(pairs):
         slow, slow_cpu, large = measure(theirs, public)
+        shutil.rmtree(results, ignore_errors=True)
         quick, quick_cpu, small = measure(ours, environment)
         ratios.append(slow / quick)
         print(
