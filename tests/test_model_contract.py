@@ -24,6 +24,7 @@ _TDC = {
     "layers_per_block": 2,
     "trim": 60,
 }
+_TCN = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
 
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
@@ -34,6 +35,10 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_UMX | {"nb_channels": 1, "unidirectional": True}, ("vocals", "drums", "bass")),
     ],
     "tdc_unet": [(_TDC, ("vocals",)), (_TDC | {"channels": 1}, ("vocals",))],
+    "tcn_masks": [
+        (_TCN, ("vocals", "other")),
+        (_TCN | {"channels": 1, "targets": ["vocals", "drums", "other"]}, ("drums",)),
+    ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],

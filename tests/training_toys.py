@@ -1,4 +1,4 @@
-"""A tiny network and sounds that it can learn to tell apart; `python training_toys.py ARGS` is `unmix` that knows it."""
+"""A tiny network and sounds that it can learn to tell apart; `python training_toys.py ARGS` is `unmix` with it."""
 
 from __future__ import annotations
 

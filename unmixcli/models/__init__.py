@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ARCHITECTURES: dict[str, str] = {
     "open_unmix": "unmixcli.models.open_unmix:OpenUnmix",
     "tdc_unet": "unmixcli.models.tdc_unet:TDCUNet",
+    "tcn_masks": "unmixcli.models.tcn_masks:TCNMasks",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "harmonic_percussive": "unmixcli.models.harmonic_percussive:HarmonicPercussive",
     "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",

@@ -45,7 +45,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as stored:
             plain = json.loads((stored.metadata() or {})["unmix"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            # Copies lie where torch puts its own: sums of products are rounded by how memory is aligned.
+            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
         if plain["version"] != VERSION:
             raise CheckpointError(f"{path} was written by another version of unmixcli (its format {plain['version']}).")
         state = _unpack(plain["state"], tensors)

@@ -69,6 +69,7 @@ class DataSection:
         validation: folders of tracks to measure on; empty: tracks of `train` that are held out, or marked so by
             their data set.
         hold_out: names of tracks of `train` to measure on and not learn from.
+        hold_out_count: where none of these gives any: so many tracks are held out, the last by name.
         layout: how the folders are laid out; "auto" finds out.
         tracks: what is to be known of single tracks: name -> unknown, weight, split, as in a `track.json`.
         seconds: length of an excerpt.
@@ -84,6 +85,7 @@ class DataSection:
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     hold_out: tuple[str, ...] = ()
+    hold_out_count: int = 0
     layout: str = "auto"
     tracks: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 6.0
@@ -102,6 +104,7 @@ class DataSection:
             (0 <= self.cross_track <= 1, f"cross_track is {self.cross_track}, expected 0 to 1"),
             (0 <= self.keep_silent <= 1, f"keep_silent is {self.keep_silent}, expected 0 to 1"),
             (self.unknown in ("skip", "mask"), f"unknown is {self.unknown!r}, expected skip or mask"),
+            (self.hold_out_count >= 0, f"hold_out_count is {self.hold_out_count}, expected 0 or more"),
             (0 <= self.workers <= 256, f"workers is {self.workers}, expected 0 to 256"),
             (1 <= self.threads <= 64, f"threads is {self.threads}, expected 1 to 64"),
         )

@@ -88,15 +88,19 @@ def split_tracks(section: DataSection) -> tuple[list[Track], list[Track]]:
             hint="hold_out names tracks of the folders to learn from.",
         )
     held = set(section.hold_out)
-    learnt = [track for track in found if track.split == "train" and track.name not in held and track.weight > 0]
+    measured = [track for track in found if track.name in held or track.split == "validation"]
     if section.validation:
-        measured = _tracks(section.validation, None)
-        marked = [track for track in measured if track.split == "validation"]
-        measured = marked or measured
-    else:
-        measured = [track for track in found if track.name in held or track.split == "validation"]
+        other = _tracks(section.validation, None)
+        measured = [track for track in other if track.split == "validation"] or other
+    elif not measured and section.hold_out_count:
+        measured = [track for track in found if track.split == "train"][-section.hold_out_count :]
+        held = {track.name for track in measured}
+    learnt = [track for track in found if track.split == "train" and track.name not in held and track.weight > 0]
     if not learnt:
-        raise InputError(f"{', '.join(section.train)}: no track is left to learn from.")
+        raise InputError(
+            f"{', '.join(section.train)}: none of {len(found)} tracks is left to learn from.",
+            hint="tracks of a test or validation split, held out or with weight 0 are not learnt from.",
+        )
     return learnt, measured
 
 
