@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 
@@ -29,7 +30,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache or configuration."""
+    """No test reads or writes the user's cache or configuration, and threads don't fight over the cores: small tensors
+    split over two threads are slow wherever a core is busy."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("UNMIX_CACHE", str(home / "cache"))
     monkeypatch.setenv("UNMIX_CONFIG", str(home / "config"))

@@ -69,7 +69,8 @@ def music(model: SeparationModel, batch: int, length: int) -> torch.Tensor:
 
 
 def test_every_architecture_is_here() -> None:
-    assert set(SMALL) == set(ARCHITECTURES)
+    ours = {name for name, place in ARCHITECTURES.items() if place.startswith("unmixcli.")}  # other tests add toys
+    assert set(SMALL) == ours
 
 
 @pytest.mark.parametrize(("name", "config", "stems"), CASES)

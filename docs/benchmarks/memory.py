@@ -77,7 +77,7 @@ def main() -> None:
             for minutes in arguments.minutes:
                 song = folder / "song.wav"
                 repeat(arguments.song, minutes, song)
-                command = [sys.executable, "-m", "unmixcli", str(song), "--model", model, "-q", "--overwrite"]
+                command = [sys.executable, "-m", "unmixcli", str(song), "--model", model, "-q", "--overwrite", "--no-resume"]
                 command += ["-o", str(folder / "out"), *arguments.options]
                 seconds, peak = measure(command, environment)
                 speed = 60 * minutes / seconds
