@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,8 @@ from unmixcli.audio.content import Content
 
 _MAGIC = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac", b"Speex   ": "speex"}
 _END_OF_STREAM, _BEGIN = 4, 2
+# Holds two pages of the largest size and more.
+_TAIL = 1 << 18
 
 
 def examine_ogg(file: BinaryIO, name: str, size: int) -> Content:
@@ -55,6 +58,25 @@ def examine_ogg(file: BinaryIO, name: str, size: int) -> Content:
     if codec == "opus" and from_zero and complete and len(head) >= 12:
         frames = max(0, last - int(struct.unpack("<H", head[10:12])[0]))  # less the pre-skip
     return Content("ogg", frames, codec=codec, notes=notes)
+
+
+def last_page_start(path: str | bytes) -> int:
+    """First sample that the last page of a Vorbis file may hold: where the page before it ends; 0 if there is none."""
+    with Path(os.fsdecode(path)).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        tail = file.read()
+    granules: list[int] = []
+    end, at = len(tail), len(tail)
+    while len(granules) < 2 and (at := tail.rfind(b"OggS", 0, at)) >= 0:
+        header = tail[at : at + 27]
+        table = tail[at + 27 : at + 27 + header[26]] if len(header) == 27 else b""
+        if len(header) == 27 and at + 27 + header[26] + sum(table) == end:  # else these letters are inside a page
+            end = at
+            granule = int(struct.unpack("<q", header[6:14])[0])
+            if granule >= 0:
+                granules.append(granule)
+    return max(0, granules[1]) if len(granules) == 2 else 0
 
 
 def _starts_at_zero(table: bytes, start: bytes, granule: int, flags: int) -> bool:

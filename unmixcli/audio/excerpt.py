@@ -1,9 +1,10 @@
 """A piece out of the middle of a file, exact to the sample, without decoding what lies before it where that can be.
 
-WAV, AIFF, FLAC, W64, CAF and Ogg Vorbis are sought in by libsndfile; AAC and ALAC in MP4 (Stems files too) by FFmpeg,
-which starts some frames earlier so that the decoder's memory is what it would be in a run from the start. All give the
-samples that decoding the whole file gives. Limits: MP3, Opus, WMA, Matroska and the rest are decoded from their start
-to the end of the piece.
+WAV, AIFF, FLAC, W64, CAF and Ogg Vorbis are sought in by libsndfile (in Vorbis two ways to a place must agree, as its
+seeking misses now and then); AAC and ALAC in MP4 (Stems files too) by FFmpeg, which starts some frames earlier so that
+the decoder's memory is what it would be in a run from the start. All give the samples that decoding the whole file
+gives. Limits: MP3, Opus, WMA, Matroska and the rest are decoded from their start to the end of the piece; in Vorbis,
+two seconds of digital silence before a place leave nothing to check the search by.
 """
 
 from __future__ import annotations

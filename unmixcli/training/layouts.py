@@ -119,13 +119,18 @@ def find_tracks(
     return kept
 
 
-def _detect(root: Path, levels: int = 2) -> str | None:
+def _detect(root: Path) -> str | None:
     """The layout of a folder, or of the only folder in it (archives often hold one)."""
-    for name, looks_like in _SIGNS.items():
-        if looks_like(root):
-            return name
-    inner = _folders(root)
-    return _detect(inner[0], levels - 1) if len(inner) == 1 and levels else None
+    place, levels = root, 2
+    while True:
+        for name, looks_like in _SIGNS.items():
+            if name != "tracks" and looks_like(place):
+                return name
+        inner = _folders(place)
+        if len(inner) != 1 or not levels:
+            break
+        place, levels = inner[0], levels - 1
+    return "tracks" if _SIGNS["tracks"](root) else None  # at any depth, so it would hide the others
 
 
 def _descend(root: Path, layout: str) -> Path:
