@@ -77,8 +77,8 @@ def main() -> None:
             for minutes in arguments.minutes:
                 song = folder / "song.wav"
                 repeat(arguments.song, minutes, song)
-                command = [sys.executable, "-m", "unmixcli", str(song), "--model", model, "-q", "--overwrite", "--no-resume"]
-                command += ["-o", str(folder / "out"), *arguments.options]
+                command = [sys.executable, "-m", "unmixcli", str(song), "--model", model, "-o", str(folder / "out")]
+                command += ["-q", "--overwrite", "--no-resume", *arguments.options]
                 seconds, peak = measure(command, environment)
                 speed = 60 * minutes / seconds
                 print(f"| {model} | {minutes:g} | {peak:.0f} | {seconds:.1f} | {speed:.1f} |", flush=True)
