@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,15 @@ from safetensors.torch import load_file
 from training_toys import RATE, STEMS, Tiny, recipe
 
 from unmixcli.errors import CheckpointError, ModelError, OptionError, UnmixError
+from unmixcli.evaluation.metrics import plain_sdr
 from unmixcli.models import ARCHITECTURES
+from unmixcli.options import Options
+from unmixcli.pipeline import separate_blocks
 from unmixcli.progress import Progress
 from unmixcli.registry_parse import parse_entry
+from unmixcli.runner import Runner
+from unmixcli.separator import ArraySource
+from unmixcli.stems import plan_stems
 from unmixcli.training import checkpoints
 from unmixcli.training.ema import MovingAverage
 from unmixcli.training.feed import Feed
@@ -163,6 +170,22 @@ def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, sections: dict[str, A
         assert_same(before[part], after[part])
     assert before["schedule"]["height"] == after["schedule"]["height"]
     assert torch.equal(before["random"][0]["cpu"], after["random"][0]["cpu"])
+
+
+def test_measuring_changes_nothing(tmp_path: Path) -> None:
+    def drawing(chosen: Recipe, model: Any) -> Any:
+        found = toys.sources(chosen, model)
+
+        def read() -> Any:
+            torch.rand(3)
+            return found.passages[0].read()
+
+        return replace(found, passages=[replace(found.passages[0], read=read)])
+
+    for name, steps in (("often", 1), ("once", 0)):
+        chosen = recipe(validation={"steps": steps}, model={"config": {"dropout": 0.5}})
+        train(chosen, tmp_path / name, sources=drawing, device="cpu")
+    assert_same(*(state_of(tmp_path / name)["model"] for name in ("often", "once")))
 
 
 # What the processes of the tests below run; 40 steps and a checkpoint every five.
@@ -412,6 +435,18 @@ def test_half_precision_trains_and_fp16_needs_cuda(tmp_path: Path) -> None:
         trained(recipe(training={"precision": "fp16"}), tmp_path, overwrite=True)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_precisions_on_a_gpu(tmp_path: Path, precision: str) -> None:
+    chosen = recipe(training={"precision": precision, "steps": 40}, data={"workers": 1}, validation={"steps": 0})
+    train(replace(chosen, training=replace(chosen.training, steps=20)), tmp_path, sources=toys.sources, device="cuda")
+    result = train(chosen, tmp_path, sources=toys.sources, device="cuda", resume=True)
+    assert result.step == 40
+    assert result.sdr["vocals"] > result.mixture_sdr["vocals"] + 3
+    assert state_of(tmp_path)["standing"]["bad_steps"] == 0
+
+
 # ---------------------------------------------------------------- weights to start from
 
 
@@ -437,6 +472,23 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- validation
+
+
+def test_the_score_is_plain_sdr_of_what_the_pipeline_gives() -> None:
+    chosen = recipe()
+    model = build_network(chosen.model).eval()
+    passages = toys.sources(chosen, model).passages
+    found = measure(model, passages, device=torch.device("cpu"))
+    for passage in passages:
+        mixture, references = passage.read()
+        plan = plan_stems(model.stems, covers_mixture=True)
+        runner = Runner(model, torch.device("cpu"))
+        blocks = list(separate_blocks(ArraySource(mixture, RATE), runner, plan, Options()))
+        for stem in STEMS:
+            estimate = np.concatenate([block[stem] for block in blocks], axis=-1)
+            expected = plain_sdr(references[stem], estimate)
+            assert found.values[passage.name][stem] == pytest.approx(expected, abs=1e-6)
+    assert found.score == pytest.approx(np.mean([found.of(stem) for stem in STEMS]))
 
 
 def test_the_mixture_s_score_and_a_perfect_one() -> None:

@@ -5,6 +5,7 @@ Nothing here is needed by a run of one process, and every function then does not
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,5 +82,9 @@ def join_team(*, cuda: bool) -> Iterator[Team]:
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
     try:
         yield team
+        dist.barrier()  # nobody leaves while another still listens
     finally:
+        # What still holds the group (DDP, in cycles that only the collector sees) must go first: its threads outlive
+        # the interpreter otherwise, and end it with an abort.
+        gc.collect()
         dist.destroy_process_group()

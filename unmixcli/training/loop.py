@@ -222,7 +222,7 @@ class Trainer:
             self.standing.bad_steps = 0
             self.average.update(self.model, self.standing.step)
             one = torch.tensor([1.0], dtype=torch.float64)
-            self._sums += torch.cat([loss[None].double().cpu(), parts.double().cpu(), one * norm, one])
+            self._sums += torch.cat([loss[None].cpu().double(), parts.cpu().double(), one * norm, one])
         else:
             self._count_bad_step()
         if self.standing.step % self.recipe.training.log_every == 0:

@@ -35,6 +35,7 @@ from unmixcli.training.sources import Sources, open_sources
 from unmixcli.training.validation import Measured, measure_mixture
 
 MIXTURE_SCORES = "mixture.json"
+TRACKS = "tracks.json"
 
 
 @dataclass(frozen=True)
@@ -103,53 +104,67 @@ def train(
         if team.world > 1 and wish.type == "cuda":
             wish = torch.device("cuda", team.local_rank)
         told = on_progress if team.leads else ignore_progress
-        torch.manual_seed(recipe.training.seed)
-        model = build_network(recipe.model)
-        data = sources(recipe, model)
-        for note in data.notes:
-            told(Progress("warning", recipe.name, message=note))
-        if team.leads:
-            _prepare(place, recipe)
-        feed = Feed(
-            data.items,
-            batch_size=recipe.training.batch_size,
-            channels=model.channels,
-            rank=team.rank,
-            world=team.world,
-            workers=recipe.data.workers,
-            threads=recipe.data.threads,
-            pin=wish.type == "cuda",
-        )
-        # Same initial weights everywhere; from here on (dropout) each process draws its own numbers.
-        torch.manual_seed(recipe.training.seed + team.rank)
-        trainer = Trainer(
-            recipe,
-            model,
-            feed,
-            data.passages,
-            folder=place,
-            device=wish,
-            team=team,
-            fingerprint=data.fingerprint,
-            on_progress=told,
-        )
-        if resume and there:
-            trainer.resume()
-        mixture = _mixture(place, recipe, data, team)
-        with _stopping(trainer):
-            finished = trainer.run(stop_after=stop_after)
-        weights, entry = result_paths(place, recipe)
-        now = trainer.standing
-        return Trained(
-            finished=finished,
-            interrupted=trainer.stop_requested and not finished,
-            step=now.step,
-            weights=weights,
-            entry=entry,
-            best_step=now.best_step,
-            sdr=now.best_values or {},
-            mixture_sdr=mixture.by_stem,
-        )
+        return _train(recipe, place, team, wish, resume and there, stop_after, sources, told)
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    team: Team,
+    device: torch.device,
+    resume: bool,
+    stop_after: float,
+    sources: Callable[[Recipe, SeparationModel], Sources],
+    told: ProgressCallback,
+) -> Trained:
+    """`train` as one of a team; nothing that it made is left when it returns."""
+    torch.manual_seed(recipe.training.seed)
+    model = build_network(recipe.model)
+    data = sources(recipe, model)
+    for note in data.notes:
+        told(Progress("warning", recipe.name, message=note))
+    if team.leads:
+        _prepare(folder, {"recipe.json": recipe.as_json(), TRACKS: list(data.tracks)})
+    feed = Feed(
+        data.items,
+        batch_size=recipe.training.batch_size,
+        channels=model.channels,
+        rank=team.rank,
+        world=team.world,
+        workers=recipe.data.workers,
+        threads=recipe.data.threads,
+        pin=device.type == "cuda",
+    )
+    # Same initial weights everywhere; from here on (dropout) each process draws its own numbers.
+    torch.manual_seed(recipe.training.seed + team.rank)
+    trainer = Trainer(
+        recipe,
+        model,
+        feed,
+        data.passages,
+        folder=folder,
+        device=device,
+        team=team,
+        fingerprint=data.fingerprint,
+        on_progress=told,
+    )
+    if resume:
+        trainer.resume()
+    mixture = _mixture(folder, recipe, data, team)
+    with _stopping(trainer):
+        finished = trainer.run(stop_after=stop_after)
+    weights, entry = result_paths(folder, recipe)
+    now = trainer.standing
+    return Trained(
+        finished=finished,
+        interrupted=trainer.stop_requested and not finished,
+        step=now.step,
+        weights=weights,
+        entry=entry,
+        best_step=now.best_step,
+        sdr=now.best_values or {},
+        mixture_sdr=mixture.by_stem,
+    )
 
 
 def build_network(section: ModelSection) -> SeparationModel:
@@ -191,12 +206,13 @@ def _initial_state(section: ModelSection, kind: type[SeparationModel]) -> Mappin
     return load_model(entry).state_dict()
 
 
-def _prepare(folder: Path, recipe: Recipe) -> None:
-    """Make the run's folder, and note there what is done."""
+def _prepare(folder: Path, notes: Mapping[str, Any]) -> None:
+    """Make the run's folder, and note there what is done: file name -> JSON values."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(recipe.as_json(), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / "recipe.json", text.encode("utf-8"))
+        for name, values in notes.items():
+            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(folder / name, text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise OutputError(f"{folder} can't be written: {error.strerror or error}.") from error
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from unmixcli.errors import InputError, OptionError
 from unmixcli.models.base import SeparationModel
@@ -28,12 +29,14 @@ class Sources:
         passages: songs or parts of songs with their truth; none of them is learnt from.
         fingerprint: of the tracks learnt from: a run goes on only with the same ones.
         notes: sentences for the user.
+        tracks: what there is to say of the tracks learnt from, for a model card.
     """
 
     items: Items
     passages: Sequence[Passage] = ()
     fingerprint: str = ""
     notes: Sequence[str] = ()
+    tracks: Sequence[Mapping[str, Any]] = ()
 
 
 def open_sources(recipe: Recipe, model: SeparationModel) -> Sources:
@@ -43,11 +46,11 @@ def open_sources(recipe: Recipe, model: SeparationModel) -> Sources:
         OptionError: no folder, or a track named that isn't there.
         InputError: a folder without tracks.
     """
-    section = recipe.data
+    section, stems = recipe.data, recipe.model.stems
     learnt, measured = split_tracks(section)
     items = Excerpts(
         learnt,
-        recipe.model.stems,
+        stems,
         sample_rate=model.sample_rate,
         length=round(section.seconds * model.sample_rate),
         seed=recipe.training.seed,
@@ -60,14 +63,23 @@ def open_sources(recipe: Recipe, model: SeparationModel) -> Sources:
     passages = [
         passage
         for track in measured
-        for passage in cut_passages(
-            track, recipe.model.stems, model.sample_rate, validation.seconds, validation.excerpts
-        )
+        for passage in cut_passages(track, stems, model.sample_rate, validation.seconds, validation.excerpts)
     ]
     notes = [f"learns from {_some(learnt)}; measures on {_some(measured) if passages else 'nothing'}."]
     if not passages:
         notes.append("without validation tracks the last weights are the result, not the best.")
-    return Sources(items, passages, _fingerprint(learnt, recipe.model.stems), notes)
+    rate = model.sample_rate
+    described = [
+        {
+            "name": track.name,
+            "licence": track.licence,
+            "seconds": round(track.frames(rate) / rate, 1),
+            "weight": track.weight,
+            "known": [stem for stem, sure in zip(stems, track.plan(stems).known, strict=True) if sure],
+        }
+        for track in learnt
+    ]
+    return Sources(items, passages, _fingerprint(learnt, stems), notes, described)
 
 
 def split_tracks(section: DataSection) -> tuple[list[Track], list[Track]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unmixcli.evaluation.metrics import median, plain_sdr
+from unmixcli.evaluation.metrics import PLAIN_DELTA, median
 from unmixcli.models.base import SeparationModel
 from unmixcli.options import Options
 from unmixcli.pipeline import separate_blocks
@@ -92,9 +92,7 @@ def measure(
     for number, passage in enumerate(passages):
         mixture, references = passage.read()
         source = ArraySource(mixture, passage.sample_rate, passage.name)
-        blocks = list(separate_blocks(source, runner, plan, Options()))
-        estimates = {stem: np.concatenate([block[stem] for block in blocks], axis=-1) for stem in model.stems}
-        values[passage.name] = _scores(references, estimates, mixture)
+        values[passage.name] = _scores(references, mixture, separate_blocks(source, runner, plan, Options()))
         on_progress(Progress("validate", subject, number + 1, len(passages), "passages"))
     # A pipeline that ran segments side by side has told torch to use fewer; training must add up as before.
     torch.set_num_threads(threads)
@@ -106,18 +104,30 @@ def measure_mixture(stems: Sequence[str], passages: Sequence[Passage]) -> Measur
     values = {}
     for passage in passages:
         mixture, references = passage.read()
-        values[passage.name] = _scores(references, dict.fromkeys(stems, mixture), mixture)
+        values[passage.name] = _scores(references, mixture, [dict.fromkeys(stems, mixture)])
     return Measured(tuple(stems), values)
 
 
-def _scores(references: Mapping[str, Samples], estimates: Mapping[str, Samples], mixture: Samples) -> dict[str, float]:
-    found = {}
-    loud = float(np.mean(np.square(mixture, dtype=np.float64))) if mixture.size else 0.0
-    for stem, estimate in estimates.items():
-        reference = references.get(stem)
-        if reference is None or not reference.size:
-            continue
-        level = float(np.mean(np.square(reference, dtype=np.float64)))
-        if level > loud * 10 ** (_QUIET_DB / 10):
-            found[stem] = plain_sdr(reference, estimate)
-    return found
+def _scores(
+    references: Mapping[str, Samples], mixture: Samples, estimates: Iterable[Mapping[str, Samples]]
+) -> dict[str, float]:
+    """Plain SDR as `evaluation.metrics.plain_sdr` has it, from blocks of estimates: a song's are never held at once."""
+    heard = _energy(mixture) * 10 ** (_QUIET_DB / 10)
+    signal = {stem: energy for stem, samples in references.items() if (energy := _energy(samples)) > heard}
+    errors: dict[str, float] = {}
+    position = 0
+    for block in estimates:
+        length = 0
+        for stem, samples in block.items():
+            length = samples.shape[-1]
+            if stem in signal:
+                error = references[stem][:, position : position + length] - samples
+                errors[stem] = errors.get(stem, 0.0) + _energy(error)
+        position += length
+    return {
+        stem: 10 * math.log10((signal[stem] + PLAIN_DELTA) / (error + PLAIN_DELTA)) for stem, error in errors.items()
+    }
+
+
+def _energy(samples: Samples) -> float:
+    return float(np.einsum("ct,ct->", samples, samples, dtype=np.float64))
