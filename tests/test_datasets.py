@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from unmixcli.audio.stemfile import open_stem_encoder
 from unmixcli.errors import InputError, OptionError
 from unmixcli.training import packed
+from unmixcli.training.augment import AUGMENTATIONS, settings_of
 from unmixcli.training.datasets import Excerpts, read_track
-from unmixcli.training.layouts import find_tracks
+from unmixcli.training.layouts import LAYOUTS, find_tracks
 from unmixcli.training.packed import pack, read_packed
 from unmixcli.training.stem_names import instrument_stem, stem_name
 from unmixcli.training.tracks import ALL, FilePart, Track, describe_all
@@ -323,8 +325,9 @@ def test_an_item_depends_on_seed_and_index_alone(songs: list[Track]) -> None:
 def test_excerpts_are_from_one_place_of_one_track(songs: list[Track]) -> None:
     source = [np.stack([noise(10 * seed + index) for index in range(4)]) for seed in range(2)]
     found: set[tuple[int, int]] = set()
+    data = excerpts(songs)
     for index in range(60):
-        stems = excerpts(songs)[index]["stems"].numpy()
+        stems = data[index]["stems"].numpy()
         for song in range(2):
             match = np.flatnonzero(source[song][0, 0, :-999] == stems[0, 0, 0])
             for start in match:
@@ -360,7 +363,8 @@ def test_mixing_takes_every_stem_from_its_own_place(songs: list[Track]) -> None:
 
 def test_unknown_stems_are_skipped_or_masked(songs: list[Track]) -> None:
     some = describe_all(songs, {"song0": {"unknown": ["bass", "other"]}, "song1": {"weight": 0}})
-    assert all(excerpts(some)[index]["known"].all() for index in range(20))
+    skipping = excerpts(some)
+    assert all(skipping[index]["known"].all() for index in range(20))
     masked = excerpts(some, unknown="mask")
     items = [masked[index] for index in range(20)]
     partly = [item for item in items if not item["known"].all()]
@@ -404,9 +408,13 @@ def test_silent_passages_are_rare(tmp_path: Path) -> None:
     audio = noise(0, 20000)
     audio[:, :15000] = 0
     write(tmp_path / "song" / "vocals.wav", audio)
-    heard = [excerpts(find_tracks(tmp_path), ("vocals",), keep_silent=0.0)[index]["stems"].any() for index in range(40)]
-    every = [excerpts(find_tracks(tmp_path), ("vocals",), keep_silent=1.0)[index]["stems"].any() for index in range(40)]
-    assert sum(every) < 20 < 32 < sum(heard)
+    tracks = find_tracks(tmp_path)
+    counts = []
+    for keep in (0.0, 1.0):
+        data = excerpts(tracks, ("vocals",), keep_silent=keep)
+        counts.append(sum(bool(data[index]["stems"].any()) for index in range(40)))
+    heard, every = counts
+    assert every < 20 < 32 < heard
 
 
 def test_other_rates_and_mono_come_out_as_stereo_in_time(tmp_path: Path) -> None:
@@ -574,3 +582,36 @@ def test_real_data_sets(shared_data: Path) -> None:
     ]
     sources = find_tracks(shared_data / "sources")
     assert {next(iter(track.stems)) for track in sources} == set(FOUR)
+
+
+# ---------------------------------------------------------------- the page about it
+
+
+PAGE = Path(__file__).parents[1] / "docs/howto/datasets.md"
+
+
+def test_the_page_names_every_layout_and_augmentation_with_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == {*LAYOUTS, *AUGMENTATIONS}
+    for kind, augmentation in AUGMENTATIONS.items():
+        what, scope, settings = (cell.strip() for cell in rows[kind].split("|")[2:5])
+        assert what
+        assert scope == augmentation.scope
+        for name, default in settings_of(kind).items():
+            shown = (
+                ", ".join(default)
+                if isinstance(default, tuple)
+                else f"{default:g}"
+                if isinstance(default, float)
+                else default
+            )
+            assert f"`{name}` {str(shown).lower()}" in settings, (kind, name)
+        assert len(re.findall("`", settings)) == 2 * len(settings_of(kind))
+    write_song(tmp_path / "songs" / "song", 0)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, PAGE.name, "exec"), {})
+    assert len(find_tracks("songs-packed")) == 1
