@@ -18,7 +18,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -74,14 +74,12 @@ class Report:
         frames: samples read from the input (all of it, or up to the end of the region).
         written: samples of each output.
         residual_db: level of the residual relative to the mixture, dB; None where it isn't known.
-        notes: plain sentences about what was done otherwise than asked, in order.
     """
 
     frames: int = 0
     written: int = 0
     mixture_energy: float = 0.0
     residual_energy: float | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def residual_db(self) -> float | None:

@@ -400,7 +400,7 @@ class Separator:
         said = describe_groups(groups, source.channels, source.channel_layout)
         notes += [said] if said else []
         notes += [self.plan.note] if self.plan.note else []
-        notes += [*report.notes, *self._runner_notes, *(sink.notes if sink else [])]
+        notes += [*self._runner_notes, *(sink.notes if sink else [])]
         return Separation(
             source=source.name,
             model=self.entry.name,
