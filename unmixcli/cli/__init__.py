@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("unmixcli.cli.models:models", "List, fetch, check, add and remove models."),
     "evaluate": ("unmixcli.cli.evaluate:evaluate", "Score stems against the true ones."),
     "train": ("unmixcli.cli.train:train", "Train a network of your own, or this program's anew."),
+    "synthesize": ("unmixcli.cli.synthesize:synthesize", "Render synthetic multitracks to train on."),
     "doctor": ("unmixcli.cli.doctor:doctor", "Prove that unmix works here: devices, formats, folders."),
 }
 
