@@ -86,7 +86,7 @@ def test_from_folders_to_a_separated_song(tmp_path: Path) -> None:
     assert "plain SDR, median of 2 validation passages" in unmix("models", "info", "mine").stdout
 
 
-def test_resume_and_overwrite(tmp_path: Path) -> None:
+def test_resume_and_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ["train", "mine.toml", "--device", "cpu", "--steps", "4", "-q"]
     assert unmix(*short, "-o", "out").exit_code == 0
     again = unmix(*short, "-o", "out")
@@ -97,6 +97,11 @@ def test_resume_and_overwrite(tmp_path: Path) -> None:
     assert unmix(*short, "-o", "out", "--overwrite").exit_code == 0
     assert checkpoints.load_checkpoint(tmp_path / "out" / checkpoints.FILE)["standing"]["step"] == 4
     assert unmix(*short, "--resume", "--overwrite").exit_code == 2
+    # the folder says what the recipe was, wherever one stands
+    monkeypatch.chdir(tmp_path / "songs")
+    assert unmix("train", "../out", "--resume", "--steps", "7", "--device", "cpu").exit_code == 0
+    assert checkpoints.load_checkpoint(tmp_path / "out" / checkpoints.FILE)["standing"]["step"] == 7
+    monkeypatch.chdir(tmp_path)
     # in a folder without a run, --resume begins one
     assert unmix(*short, "-o", "fresh", "--resume").exit_code == 0
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -338,6 +339,29 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
         stream.write("4,0.")  # killed while writing
     RunLog(tmp_path, 2).close()
     assert [row["step"] for row in read_rows(tmp_path / "training.csv")] == ["1", "2"]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            written.append((Path(folder).name, math.nan, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0.0, 0))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    log = RunLog(tmp_path, 4)
+    log.training({"step": 6, "loss": 0.5})
+    log.validation({"step": 6, "sdr": 3.0, "sdr_bass": math.nan})
+    log.close()
+    assert [name for name, _, _ in written] == ["tensorboard", "training/loss", "validation/sdr", "closed"]
+    assert written[1:3] == [("training/loss", 0.5, 6), ("validation/sdr", 3.0, 6)]
+    assert written[0][2] == 5
 
 
 # ---------------------------------------------------------------- optimiser, schedule, average

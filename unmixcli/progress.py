@@ -11,11 +11,12 @@ class Progress:
     """One event.
 
     Attributes:
-        stage: "download", "scan" (a first pass over the input), "separate", "encode" or "warning".
+        stage: "download", "scan" (a first pass over the input), "separate", "encode" or "warning"; "evaluate"; of
+            training "train", "validate" and "validated".
         subject: what it is about: a file name, a model name.
         done: amount done so far, in `unit`.
         total: amount in all, or None where it isn't known beforehand.
-        unit: "bytes" or "seconds" (of audio).
+        unit: "bytes", "seconds" (of audio), "tracks", "passages" or "steps".
         message: one plain sentence, for "warning" events and changes of plan.
     """
 

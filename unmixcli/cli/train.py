@@ -50,13 +50,13 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network.
 
-    RECIPE is a TOML file, or the name of a recipe that comes with the program. The folder of the run gets checkpoints,
-    logs, curves, and the model: NAME.safetensors and NAME.json, always the best weights so far. Ctrl-C ends the run
-    after the step at hand; so does SIGTERM. The exit code is then 130, and --resume goes on.
+    RECIPE is a TOML file, the name of a recipe that comes with the program, or the folder of a run to go on with. That
+    folder gets checkpoints, logs, curves, and the model: NAME.safetensors and NAME.json, always the best weights so
+    far. Ctrl-C ends the run after the step at hand; so does SIGTERM. The exit code is then 130, and --resume goes on.
 
     \b
         unmix train cc0_demo --data songs/
-        unmix train mine.toml --resume
+        unmix train runs/mine --resume
         unmix models add runs/mine/mine.safetensors --config runs/mine/mine.json
         torchrun --nproc-per-node 2 -m unmixcli train mine.toml
     """
@@ -78,7 +78,7 @@ def train(
         return
     from unmixcli.training.run import train as run
 
-    folder = Path(output) if output else Path("runs") / chosen.name
+    folder = Path(output) if output else Path(recipe) if Path(recipe).is_dir() else Path("runs") / chosen.name
     trained = run(
         chosen, folder, resume=resume, overwrite=overwrite, device=device,
         stop_after=math.inf if stop_after is None else stop_after, on_progress=_told,
@@ -126,6 +126,7 @@ def _report(trained: Trained) -> None:
         rows = [
             f"{stem} {value:.2f} dB (mixture {trained.mixture_sdr.get(stem, math.nan):.2f})"
             for stem, value in trained.sdr.items()
+            if math.isfinite(value)
         ]
         _terminal.note(f"best at step {trained.best_step}, validation SDR: {', '.join(rows)}")
     if trained.weights.is_file():

@@ -20,7 +20,7 @@ class RunLog:
 
     Args:
         folder: of the run.
-        step: rows after this step are dropped: a run that goes on from a checkpoint does those steps again.
+        step: rows after this step are dropped: a run that goes on from a checkpoint does those steps again. -1: all.
     """
 
     def __init__(self, folder: Path, step: int) -> None:

@@ -160,7 +160,7 @@ class Trainer:
         self._began = self._saved = self._logged = time.monotonic()
         self._minutes_before = self.standing.minutes
         if self.team.leads:
-            self._log = RunLog(self.folder, self.standing.step)
+            self._log = RunLog(self.folder, self.standing.step if self.resumed else -1)
         before = torch.get_float32_matmul_precision()
         if self.recipe.training.precision == "tf32":
             torch.set_float32_matmul_precision("high")
@@ -323,6 +323,7 @@ class Trainer:
 
     def _measure(self) -> None:
         """Measure the average's weights; keep them if they are the best so far."""
+        began = time.monotonic()
         state = checkpoints.random_state(self.device)
         self.average.refresh(self.model)
         own = self.passages[self.team.rank :: self.team.world]
@@ -342,7 +343,8 @@ class Trainer:
             columns = {f"sdr_{stem}": value for stem, value in measured.by_stem.items()}
             self._log.validation({"step": now.step, "minutes": now.minutes, "sdr": measured.score, **columns})
             self._log.draw()
-        values = ", ".join(f"{stem} {value:.2f}" for stem, value in measured.by_stem.items())
+        self._logged += time.monotonic() - began  # not part of the speed of training
+        values = ", ".join(f"{stem} {value:.2f}" for stem, value in measured.by_stem.items() if math.isfinite(value))
         message = f"validation SDR {measured.score:.2f} dB ({values}){', the best so far' if better else ''}"
         self._tell(Progress("validated", self.recipe.name, now.step, None, "steps", message))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import sys
 import types
 import typing
@@ -28,6 +29,8 @@ else:
 T = TypeVar("T")
 
 RECIPES = Path(__file__).parent / "recipes"
+# A run's recipe as JSON, in its folder.
+RUN_RECIPE = "recipe.json"
 
 
 def _check(section: str, *rules: tuple[bool, str]) -> None:
@@ -72,6 +75,8 @@ class DataSection:
         hold_out_count: where none of these gives any: so many tracks are held out, the last by name.
         layout: how the folders are laid out; "auto" finds out.
         tracks: what is to be known of single tracks: name -> unknown, weight, split, as in a `track.json`.
+        pack: folder in which the tracks to learn from are kept decoded (see `training.packed`), made at the first run;
+            "": they are read from their files.
         seconds: length of an excerpt.
         augmentations: each a table with `kind` and its settings; see `unmixcli.training.augment`.
         cross_track: share of the excerpts whose stems come from different tracks and places.
@@ -88,6 +93,7 @@ class DataSection:
     hold_out_count: int = 0
     layout: str = "auto"
     tracks: Mapping[str, Any] = field(default_factory=dict)
+    pack: str = ""
     seconds: float = 6.0
     augmentations: tuple[Mapping[str, Any], ...] = ()
     cross_track: float = 0.0
@@ -319,6 +325,24 @@ class Recipe:
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
+    def anywhere(self) -> Recipe:
+        """The same with whole paths, to be read from another folder."""
+
+        def whole(paths: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(str(Path(path).resolve()) for path in paths)
+
+        init = self.model.init
+        return replace(
+            self,
+            data=replace(
+                self.data,
+                train=whole(self.data.train),
+                validation=whole(self.data.validation),
+                pack="".join(whole((self.data.pack,))) if self.data.pack else "",
+            ),
+            model=replace(self.model, init=str(Path(init).resolve()) if init and Path(init).is_file() else init),
+        )
+
 
 def list_recipes() -> list[Recipe]:
     """The recipes that come with the program."""
@@ -329,7 +353,7 @@ def read_recipe(source: str | Path, *, settings: Sequence[str] = ()) -> Recipe:
     """A recipe by its file, or by its name if it comes with the program.
 
     Args:
-        source: path or name.
+        source: path or name; the folder of a run stands for the recipe it was begun with.
         settings: `SECTION.KEY=VALUE` to use instead of the file's, VALUE as in TOML (a text may stand bare).
 
     Raises:
@@ -337,11 +361,14 @@ def read_recipe(source: str | Path, *, settings: Sequence[str] = ()) -> Recipe:
     """
     path, base = _find(source)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise OptionError(f"{path} can't be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OptionError(f"{path} is not TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:  # both parsers' errors and the decoder's
+        raise OptionError(f"{path} is not {path.suffix[1:].upper()}: {error}.") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"{path} is no recipe.")
     for setting in settings:
         _lay_over(values, setting)
     try:
@@ -362,6 +389,8 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 def _find(source: str | Path) -> tuple[Path, Path | None]:
     path = Path(source)
+    if (path / RUN_RECIPE).is_file():
+        return path / RUN_RECIPE, None  # its paths are whole
     if path.suffix == ".toml" or path.is_file():
         return path, path.parent
     names = sorted(known.stem for known in RECIPES.glob("*.toml"))
@@ -400,7 +429,12 @@ def _with_paths_from(recipe: Recipe, base: Path) -> Recipe:
     near = base / Path(init).expanduser()
     return replace(
         recipe,
-        data=replace(recipe.data, train=here(recipe.data.train), validation=here(recipe.data.validation)),
+        data=replace(
+            recipe.data,
+            train=here(recipe.data.train),
+            validation=here(recipe.data.validation),
+            pack="".join(here((recipe.data.pack,))) if recipe.data.pack else "",
+        ),
         model=replace(recipe.model, init=str(near) if init and near.is_file() else init),
     )
 

@@ -30,7 +30,7 @@ from unmixcli.training.distributed import Team, join_team
 from unmixcli.training.export import result_paths
 from unmixcli.training.feed import Feed
 from unmixcli.training.loop import Trainer
-from unmixcli.training.recipe import ModelSection, Recipe
+from unmixcli.training.recipe import RUN_RECIPE, ModelSection, Recipe
 from unmixcli.training.sources import Sources, open_sources
 from unmixcli.training.validation import Measured, measure_mixture
 
@@ -124,7 +124,7 @@ def _train(
     for note in data.notes:
         told(Progress("warning", recipe.name, message=note))
     if team.leads:
-        _prepare(folder, {"recipe.json": recipe.as_json(), TRACKS: list(data.tracks)})
+        _prepare(folder, {RUN_RECIPE: recipe.anywhere().as_json(), TRACKS: list(data.tracks)})
     feed = Feed(
         data.items,
         batch_size=recipe.training.batch_size,

@@ -15,6 +15,7 @@ from unmixcli.models.base import SeparationModel
 from unmixcli.training.datasets import Excerpts, read_track
 from unmixcli.training.feed import Items
 from unmixcli.training.layouts import find_tracks
+from unmixcli.training.packed import pack
 from unmixcli.training.recipe import DataSection, Recipe
 from unmixcli.training.tracks import Samples, Track, describe_all
 from unmixcli.training.validation import Passage
@@ -48,6 +49,8 @@ def open_sources(recipe: Recipe, model: SeparationModel) -> Sources:
     """
     section, stems = recipe.data, recipe.model.stems
     learnt, measured = split_tracks(section)
+    if section.pack:
+        learnt = pack(learnt, section.pack, sample_rate=model.sample_rate)
     items = Excerpts(
         learnt,
         stems,
