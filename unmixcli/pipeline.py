@@ -125,8 +125,11 @@ def separate_blocks(
         estimates = _normalized(mixture, statistics, lambda blocks: _estimate(blocks, runner, options, region, groups))
     else:
         estimates = _estimate(mixture, runner, options, region, groups)
-    with closing(prefetch(_in_small_blocks(estimates), depth=2)) as stream:
-        yield from _deliver(stream, source, model.sample_rate, groups, plan, originals, region, report, on_progress)
+    # One segment is delivered while the next one is computed; no third one exists.
+    with closing(prefetch(estimates, depth=1)) as stream:
+        yield from _deliver(
+            _in_small_blocks(stream), source, model.sample_rate, groups, plan, originals, region, report, on_progress
+        )
 
 
 # ---------------------------------------------------------------- region
@@ -394,6 +397,7 @@ def _flat(estimates: Block, groups: ChannelGroups, channels: int) -> Block:
 def _in_small_blocks(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     for block in blocks:
         yield from block.split(BLOCK_LENGTH, dim=-1)
+        del block  # a segment's estimates are large: let them go before the next ones are awaited
 
 
 def _fixed_blocks(blocks: Iterable[Tensor]) -> Iterator[Tensor]:

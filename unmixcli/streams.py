@@ -26,32 +26,32 @@ _END = object()
 def prefetch(items: Iterable[T], *, depth: int = 4) -> Generator[T, None, None]:
     """Produce `items` in a background thread, at most `depth` ahead of the consumer.
 
+    The producer starts on an item only when fewer than `depth` wait, so with a depth of 1 there are never more than
+    two: the one the consumer works on, and the next one that is made or waits meanwhile.
+
     An exception in the producer is raised here, after the items before it. When the consumer stops early (closes the
     generator, or is interrupted) the producer is stopped at its next item, its generator is closed in its own thread,
     and this call returns after that.
     """
-    line: queue.Queue[object] = queue.Queue(maxsize=depth)
+    line: queue.SimpleQueue[object] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
     stop = threading.Event()
 
-    def put(item: object) -> bool:
+    def may_go_on() -> bool:
         while not stop.is_set():
-            try:
-                line.put(item, timeout=_POLL)
-                return True
-            except queue.Full:
-                continue
+            if room.acquire(timeout=_POLL):
+                return not stop.is_set()
         return False
 
     def produce() -> None:
         iterator = iter(items)
         try:
-            for item in iterator:
-                if not put(item):
-                    break
-            else:
-                put(_END)
+            while may_go_on():
+                line.put(next(iterator))
+        except StopIteration:
+            line.put(_END)
         except BaseException as error:
-            put(_Failure(error))
+            line.put(_Failure(error))
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:
@@ -66,7 +66,9 @@ def prefetch(items: Iterable[T], *, depth: int = 4) -> Generator[T, None, None]:
                 return
             if isinstance(item, _Failure):
                 raise item.error
+            room.release()
             yield item  # type: ignore[misc]
+            del item  # nothing is held while the next one is awaited
     finally:
         stop.set()
         thread.join()
