@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import training_toys as toys
 from numpy.typing import NDArray
 
 from unmixcli.audio.stemfile import open_stem_encoder
@@ -22,6 +24,8 @@ from unmixcli.training.augment import AUGMENTATIONS, settings_of
 from unmixcli.training.datasets import Excerpts, read_track
 from unmixcli.training.layouts import LAYOUTS, find_tracks
 from unmixcli.training.packed import pack, read_packed
+from unmixcli.training.recipe import read_recipe
+from unmixcli.training.sources import open_sources
 from unmixcli.training.stem_names import instrument_stem, stem_name
 from unmixcli.training.tracks import ALL, FilePart, Track, describe_all
 
@@ -564,6 +568,22 @@ def test_a_file_that_ends_early_stops_packing(tmp_path: Path) -> None:
         pack(find_tracks(tmp_path / "in"), tmp_path / "out", sample_rate=RATE)
     assert not (tmp_path / "out" / "packed.json").exists()
     assert track.name == "song"
+
+
+def test_a_recipe_packs_what_is_learnt_from(tmp_path: Path) -> None:
+    folder = toys.songs(tmp_path / "songs")
+    chosen = toys.recipe(data={"train": [str(folder)], "hold_out": ["song2"], "pack": str(tmp_path / "packed")})
+    plain = replace(chosen, data=replace(chosen.data, pack=""))
+    model = toys.Tiny(toys.STEMS)
+    quick, slow = open_sources(chosen, model), open_sources(plain, model)
+    assert [track.name for track in read_packed(tmp_path / "packed")] == ["song0", "song1"]
+    assert quick.fingerprint == slow.fingerprint  # a run may go on with either
+    torch.testing.assert_close(quick.items[4]["stems"], slow.items[4]["stems"], rtol=0, atol=1e-4)
+    (tmp_path / "mine.toml").write_text(
+        'loss = [{kind = "l1", on = "waveform"}]\ntraining = {steps = 1}\ndata = {pack = "here"}\n'
+        'model = {architecture = "tiny", stems = ["tone", "noise"]}\n'
+    )
+    assert read_recipe(tmp_path / "mine.toml").data.pack == str(tmp_path / "here")
 
 
 # ---------------------------------------------------------------- real music, where it is

@@ -13,11 +13,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,8 @@ from unmixcli.progress import Progress, ProgressCallback, ignore_progress
 from unmixcli.training.tracks import FilePart, Part, Track, at_rate
 
 Samples = NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 INDEX = "packed.json"
 VERSION = 1
@@ -102,13 +106,15 @@ def pack(
         raise InputError(f"{folder}: two tracks have the same name.", hint="Pack them into folders of their own.")
     try:
         (root / "tracks").mkdir(parents=True, exist_ok=True)
-        entries, seconds = [], 0.0
-        for track in tracks:
-            entry = _packed_entry(track, root, sample_rate)
-            entries.append(entry)
-            seconds += entry["frames"] / sample_rate
-            on_progress(Progress("scan", track.name, done=seconds))
-        _write_json(root / INDEX, {"version": VERSION, "sample_rate": sample_rate, "tracks": entries})
+        # Of several processes that start a training together one packs, and the others find it done.
+        with filelock.FileLock(root / "packed.lock"):
+            entries, seconds = [], 0.0
+            for track in tracks:
+                entry = _packed_entry(track, root, sample_rate)
+                entries.append(entry)
+                seconds += entry["frames"] / sample_rate
+                on_progress(Progress("scan", track.name, done=seconds))
+            _write_json(root / INDEX, {"version": VERSION, "sample_rate": sample_rate, "tracks": entries})
     except OSError as error:
         raise OutputError(f"{folder}: packing failed: {error.strerror or error}.") from error
     return read_packed(root)
@@ -171,6 +177,7 @@ def _packed_entry(track: Track, root: Path, rate: int) -> dict[str, Any]:
     old = _read_marks(marks)
     if old is not None and old["sources"] == sources and path.is_file() and path.stat().st_size == old["bytes"]:
         return {**old["entry"], **about}
+    _log.info("packing %s", track.name)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         stems, silent = _write_stems(track, file, rate)
