@@ -208,6 +208,7 @@ def write_track(track: Track, folder: Path, settings: dict[str, object]) -> floa
         "seconds": length / RATE,
         "sample_rate": RATE,
         "stems": sorted(track.stems),
+        "licence": ", ".join(sorted({source["licence"] for source in track.sources})),
         "description": track.description,
         "sources": track.sources,
         "recipe": settings,
