@@ -408,14 +408,15 @@ def test_short_tracks_lie_somewhere_in_silence(tmp_path: Path) -> None:
         assert set(np.flatnonzero(item)) <= set(range(first, first + 300))
 
 
-def test_silent_passages_are_rare(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cross_track", [0.0, 1.0])
+def test_silent_passages_are_rare(tmp_path: Path, cross_track: float) -> None:
     audio = noise(0, 20000)
     audio[:, :15000] = 0
     write(tmp_path / "song" / "vocals.wav", audio)
     tracks = find_tracks(tmp_path)
     counts = []
     for keep in (0.0, 1.0):
-        data = excerpts(tracks, ("vocals",), keep_silent=keep)
+        data = excerpts(tracks, ("vocals",), keep_silent=keep, cross_track=cross_track)
         counts.append(sum(bool(data[index]["stems"].any()) for index in range(40)))
     heard, every = counts
     assert every < 20 < 32 < heard

@@ -77,13 +77,17 @@ def test_what_lies_before_is_not_decoded(format: str, tmp_path: Path, monkeypatc
     assert read_excerpt(path, 2 * RATE, 100).any()
 
 
-def test_vorbis_is_exact_everywhere(tmp_path: Path) -> None:
-    """libvorbis' own seeking is not, after some pages and in the last; here it misses at half of the places."""
+@pytest.mark.parametrize("quiet", [False, True])
+def test_vorbis_is_exact_everywhere(quiet: bool, tmp_path: Path) -> None:
+    """libvorbis' own seeking is not, after some pages and in the last, which is long where little sounds."""
     path = tmp_path / "song.ogg"
+    hum = 0.01 * np.sin(np.arange(400123) ** 1.1 * 0.005)
+    audio = np.stack([hum, hum]).astype(np.float32) if quiet else song()
     with open_encoder(path, format="ogg", sample_rate=RATE, channels=2) as encoder:
-        encoder.write(song())
+        encoder.write(audio)
     full = whole(path)
-    places = [*range(LENGTH - 4000, LENGTH, 150), *range(95000, LENGTH, 2000)]
+    end = full.shape[1]
+    places = [*range(end - 4000, end, 150), *range(end - 120000, end, 4000)]
     wrong = [start for start in places if not np.array_equal(read_excerpt(path, start, 50), cut(full, start, 50))]
     assert wrong == []
 
