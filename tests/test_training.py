@@ -635,7 +635,9 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         training = {"steps": 4, "batch_size": 2 // world, "accumulate": 2, "checkpoint_steps": 2, "clip": 1.0}
         return {"training": training, "optimiser": {"learning_rate": 1e-3}}
 
-    frozen = "toys.Tiny.train = lambda self, mode=True: torch.nn.Module.train(self, False)\n"
+    # statistics that differ: those of the first process count everywhere
+    frozen = "toys.Tiny.__init__.__defaults__ = (16, 0.0, 5.0)\n"
+    frozen += "toys.Tiny.train = lambda self, mode=True: torch.nn.Module.train(self, False)\n"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -34,7 +34,7 @@ class Tiny(SeparationModel):
     edge = N_FFT
     trainable = True
 
-    def __init__(self, stems: Sequence[str], hidden: int = 16, dropout: float = 0.0) -> None:
+    def __init__(self, stems: Sequence[str], hidden: int = 16, dropout: float = 0.0, offset: float = 0.0) -> None:
         super().__init__()
         self.stems = tuple(stems)
         bins = N_FFT // 2 + 1
@@ -42,6 +42,7 @@ class Tiny(SeparationModel):
             nn.Linear(bins, hidden), nn.Tanh(), nn.Dropout(dropout), nn.Linear(hidden, bins * len(stems))
         )
         self.norm = nn.BatchNorm1d(bins)
+        self.norm.running_mean += offset
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> Tiny:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +47,12 @@ class Team:
         shared = torch.tensor(values, dtype=torch.float64, device=device)
         dist.broadcast(shared, 0)
         return [float(value) for value in shared]
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Make tensors the first process's, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the processes."""

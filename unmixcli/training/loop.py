@@ -326,6 +326,7 @@ class Trainer:
         began = time.monotonic()
         state = checkpoints.random_state(self.device)
         self.average.refresh(self.model)
+        self.team.align(self.average.model.buffers())  # each has seen the statistics of other batches
         own = self.passages[self.team.rank :: self.team.world]
         told = self.on_progress if self.team.leads else ignore_progress
         found = measure(self.average.model, own, device=self.device, subject=self.recipe.name, on_progress=told)
