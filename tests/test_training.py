@@ -636,7 +636,7 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return {"training": training, "optimiser": {"learning_rate": 1e-3}}
 
     # statistics that differ: those of the first process count everywhere
-    frozen = "toys.Tiny.__init__.__defaults__ = (16, 0.0, 5.0)\n"
+    frozen = "toys.Tiny.__init__.__defaults__ = (16, 0.0, 5e4)\n"
     frozen += "toys.Tiny.train = lambda self, mode=True: torch.nn.Module.train(self, False)\n"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
