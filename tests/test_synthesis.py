@@ -336,6 +336,18 @@ def test_effects_keep_length_and_leave_their_input_alone(music: Array, rng: np.r
     np.testing.assert_array_equal(music, before)
 
 
+def test_exciters_add_highs_that_were_not_there() -> None:
+    dark = tone(880.0, 1.0, 3)
+    out = effects.excite(dark, -10.0, 5000.0)
+    power = [np.abs(np.fft.rfft(audio[0])) ** 2 for audio in (dark, out)]
+    hertz = np.fft.rfftfreq(dark.shape[1], 1 / RATE)
+    high = hertz > 4500
+    assert power[1][high].sum() > 20 * power[0][high].sum()
+    low = hertz < 1500
+    assert power[1][low].sum() == pytest.approx(power[0][low].sum(), rel=0.05)
+    assert not effects.excite(np.zeros((2, 100), np.float32), 0.0).any()
+
+
 def test_compressors_lower_the_loud_parts_only() -> None:
     quiet_loud = np.concatenate([0.01 * np.ones(RATE), 0.5 * np.ones(RATE)]).astype(np.float32)[None]
     out = effects.compress(quiet_loud, above_mean_db=-12.0, ratio=4.0, attack=0.005, release=0.05)

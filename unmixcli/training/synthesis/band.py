@@ -94,13 +94,13 @@ class Band:
         kits = self.shelf.kits
         machines = [single_hits(kit, kit.name, self.rng) for kit in self.shelf.machines]
         chance = self.rng.random()
-        if self.font is not None and (chance < 0.2 or not (kits or machines)):
+        if self.font is not None and (chance < 0.25 or not (kits or machines)):
             program = int(self.rng.choice([0, 0, 8, 16, 16, 24, 25, 32, 40]))
             self.notes["kit"] = f"sound font {program}"
             return drum_bus(soundfont.render([Part(DRUMS, program, notes)], self.font, length), self.rng)
         if not (kits or machines):
             return np.zeros((2, length), np.float32)
-        if kits and (chance < 0.7 or not machines):
+        if kits and (chance < 0.6 or not machines):
             kit = self._pick(kits)
         elif chance < 0.85:
             kit = mixed_kit([*kits, *machines], "layered", self.rng)

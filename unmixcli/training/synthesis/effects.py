@@ -141,6 +141,21 @@ def saturate(audio: Samples, drive_db: float, asymmetry: float = 0.0) -> Samples
     return (bent * np.float32(before / max(after, 1e-9))).astype(np.float32)
 
 
+def excite(audio: Samples, level_db: float, corner_hz: float = 5000.0) -> Samples:
+    """Highs that a dark recording lacks: overtones of its upper middle, added over the corner.
+
+    Args:
+        level_db: of the added highs relative to the upper middle they come from.
+    """
+    middle = high_pass(audio, corner_hz / 2.5)
+    level = float(np.sqrt(np.mean(middle * middle)))
+    if level < 1e-7:
+        return audio.copy()
+    bent = high_pass(np.abs(np.tanh(middle * np.float32(0.5 / level))), corner_hz)
+    made = float(np.sqrt(np.mean(bent * bent)))
+    return (audio + bent * np.float32(level / max(made, 1e-9)) * gain(level_db)).astype(np.float32)
+
+
 def room_response(rng: Random, decay: float, *, pre_delay: float = 0.01, bright_hz: float = 6000.0) -> Samples:
     """A stereo room [2, t] that falls by 60 dB in `decay` seconds, highs sooner; unit energy per side."""
     length = int(RATE * (pre_delay + 1.1 * decay))

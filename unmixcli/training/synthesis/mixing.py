@@ -14,6 +14,7 @@ from unmixcli.training.synthesis.effects import (
     compress,
     curves,
     echo,
+    excite,
     high_cut,
     high_pass,
     loudness_db,
@@ -59,7 +60,8 @@ def drum_bus(drums: Samples, rng: Random, *, room: float | None = None) -> Sampl
 
 def bass_channel(bass: Samples, rng: Random) -> Samples:
     """A bass: overtones from an amplifier or tape, strong compression, in the centre."""
-    out = shape_spectrum(bass, curves(low_cut(float(rng.uniform(25, 45)), 12.0), random_equalizer(rng, 2.0)))
+    weight = curves(bell(80.0, float(rng.uniform(0.0, 9.0)), 1.6), shelf(1200.0, float(rng.uniform(-12.0, 2.0))))
+    out = shape_spectrum(bass, curves(low_cut(float(rng.uniform(25, 45)), 12.0), random_equalizer(rng, 2.0), weight))
     kind = rng.random()
     if kind < 0.3:
         driven = Amplifier.draw(rng, float(rng.uniform(0, 22))).play(out)
@@ -68,8 +70,9 @@ def bass_channel(bass: Samples, rng: Random) -> Samples:
     elif kind < 0.75:
         out = saturate(out, float(rng.uniform(0, 14)), float(rng.uniform(0.0, 0.3)))
     out = compress(
-        out, above_mean_db=float(rng.uniform(-8, 2)), ratio=float(rng.uniform(2.5, 8)), attack=0.01, release=0.12
+        out, above_mean_db=float(rng.uniform(-10, 0)), ratio=float(rng.uniform(3, 10)), attack=0.004, release=0.12
     )
+    out = saturate(out, float(rng.uniform(0.0, 6.0)))  # the first milliseconds of a note, which the compressor lets by
     if rng.random() < 0.3:
         out = shape_spectrum(out, high_cut(float(rng.uniform(800, 5000)), 12.0))
     width = 0.0 if rng.random() < 0.75 else float(rng.uniform(0.0, 0.7))
@@ -81,10 +84,12 @@ def bass_channel(bass: Samples, rng: Random) -> Samples:
 
 def instrument_channel(sound: Samples, rng: Random, *, position: float | None = None, room: float = 1.0) -> Samples:
     """Keys, strings, winds …: equalizer, sometimes chorus or echo, a room, a place."""
-    air = shelf(6000.0, float(rng.uniform(-1.0, 7.0)))
+    air = shelf(5000.0, float(rng.uniform(0.0, 10.0)))
     out = shape_spectrum(sound, curves(low_cut(float(rng.uniform(30, 180)), 12.0), random_equalizer(rng, 2.5), air))
     if out.shape[0] == 1:
         out = pan(out, position if position is not None else float(np.clip(rng.normal(0.0, 0.45), -1, 1)))
+    if rng.random() < 0.4:
+        out = excite(out, float(rng.uniform(-30.0, -8.0)), float(rng.uniform(3500.0, 7000.0)))
     if rng.random() < 0.2:
         out = chorus(out, rng)
     if rng.random() < 0.4:
