@@ -60,7 +60,10 @@ class Master:
 
 
 def master(stems: Mapping[str, Samples], settings: Master, rng: Random) -> dict[str, Samples]:
-    """All stems [2, T] through the bus; their sum is the master, and stays below the ceiling."""
+    """All stems [2, T] through the bus; their sum is the master, and stays below the ceiling.
+
+    Stems that cancel each other may be louder than their sum: then all are turned down until each fits.
+    """
     if not stems:
         return {}
     curve = curves(low_cut(20.0, 12.0), random_equalizer(rng, 0.8))
@@ -68,7 +71,9 @@ def master(stems: Mapping[str, Samples], settings: Master, rng: Random) -> dict[
     out = _glued(out, settings)
     mixture = np.sum(list(out.values()), axis=0)
     out = {name: stem * gain(settings.loudness_db - loudness_db(mixture)) for name, stem in out.items()}
-    return _limited(out, settings)
+    out = _limited(out, settings)
+    peak = max(float(np.abs(stem).max(initial=0.0)) for stem in out.values())
+    return {name: stem / np.float32(max(peak / 0.999, 1.0)) for name, stem in out.items()}
 
 
 def _glued(stems: dict[str, Samples], settings: Master) -> dict[str, Samples]:

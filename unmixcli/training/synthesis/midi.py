@@ -26,7 +26,7 @@ def read_midi(path: Path) -> Score:
     try:
         song = mido.MidiFile(path, clip=True)
         rows, seconds, tempo = _collect(mido, song)
-    except (OSError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, AttributeError, mido.KeySignatureError) as error:
         raise InputError(f"{path}: not a readable MIDI file: {error}") from error
     parts = []
     for (channel, program), notes in sorted(rows.items()):

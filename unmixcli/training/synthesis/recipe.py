@@ -20,7 +20,7 @@ from unmixcli.training.synthesis.sound import RATE
 from unmixcli.training.synthesis.sources import Library, Split, open_library
 
 # Counts up when the same seed gives other sound; tracks of another version are not mixed into a set.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,10 @@ def _with_groove(
     choice = [shelf.grooves[number] for number in suited] or shelf.grooves
     for _ in range(_TRIES if choice else 0):
         path = choice[int(rng.integers(len(choice)))]
-        groove = read_midi(path)
+        try:
+            groove = read_midi(path)
+        except InputError:
+            continue
         beats = groove.seconds / groove.beat
         if beats < 7.5:
             continue
