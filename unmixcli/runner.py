@@ -94,8 +94,9 @@ class Runner:
             nothing = torch.zeros(groups, len(self.model.stems), self.model.channels, 1)
             return [nothing.expand(-1, -1, -1, segment.used) for segment in batch]
         estimates = self(_joined(mixtures)).split(groups)
+        # Copies of the used parts: what waits in line must not hold its edges as well.
         return [
-            estimate[..., segment.offset : segment.offset + segment.used]
+            estimate[..., segment.offset : segment.offset + segment.used].contiguous()
             for segment, estimate in zip(batch, estimates, strict=True)
         ]
 
