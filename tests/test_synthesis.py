@@ -523,7 +523,7 @@ def test_jobs_do_not_change_the_sound(material: Path, tmp_path: Path) -> None:
     assert one == two
 
 
-@needs_mido
+@needs_both
 def test_what_is_missing_is_named(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no such folder"):
         synthesize(SynthesisOptions(tmp_path / "nowhere", tmp_path / "out", sound_font="none"))
