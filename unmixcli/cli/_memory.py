@@ -5,19 +5,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+import threading
 
-_M_ARENA_MAX = -8  # malloc.h of glibc
+# malloc.h of glibc
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+_THRESHOLD = 8 * 2**20
+_LONG_SECONDS = 10.0
 
 
-def share_one_heap() -> None:
-    """Have all threads use one heap of glibc; elsewhere nothing.
+def keep_memory_level() -> None:
+    """Have all threads use one heap of glibc, and in long runs give large blocks back once they are freed; elsewhere
+    nothing.
 
-    By default each thread has a heap of its own, and what one frees the others can't use: the peak of a process creeps
-    up over hours of audio, although what is in use stays the same (docs/benchmarks.md). Giving freed blocks back to the
-    system at once would help too, but then every large array costs page faults again: a third of the running time.
-    Only the command line does this: it is one setting for the whole process.
+    By default each thread has a heap of its own, and what one frees the others can't use; blocks up to 32 MiB lie in
+    them and leave holes. So the peak of a process creeps up over hours of audio, although what is in use stays the same
+    (docs/benchmarks.md). Giving blocks above 8 MiB back holds the level, but costs page faults when the next one is
+    made, a quarter of the time: a song is through before that matters. Only the command line does this: it is for the
+    whole process.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, 1)
+        timer = threading.Timer(_LONG_SECONDS, library.mallopt, (_M_MMAP_THRESHOLD, _THRESHOLD))
+        timer.daemon = True
+        timer.start()

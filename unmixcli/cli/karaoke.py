@@ -204,10 +204,10 @@ def _together(plans: Sequence[Plan]) -> Plan:
 
 def _run(plans: Sequence[Plan], separator: KaraokeSeparator, view: View, stack: contextlib.ExitStack) -> Summary:
     from unmixcli.batch import Interrupted, run_batch
-    from unmixcli.cli._memory import share_one_heap
+    from unmixcli.cli._memory import keep_memory_level
     from unmixcli.device import device_title
 
-    share_one_heap()
+    keep_memory_level()
     entry = separator.entry
     facts = {
         "model": entry.name,

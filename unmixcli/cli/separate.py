@@ -143,10 +143,10 @@ def _plan(found: Inputs, separator: Separator, folder: Path, to_pipe: bool) -> P
 
 def _run(plan: Plan, separator: Separator, view: View, stack: contextlib.ExitStack) -> Summary:
     from unmixcli.batch import Interrupted, run_batch
-    from unmixcli.cli._memory import share_one_heap
+    from unmixcli.cli._memory import keep_memory_level
     from unmixcli.device import device_title
 
-    share_one_heap()
+    keep_memory_level()
     entry = separator.entry
     facts = {
         "model": entry.name,
