@@ -19,10 +19,10 @@ def keep_memory_level() -> None:
     nothing.
 
     By default each thread has a heap of its own, and what one frees the others can't use; blocks up to 32 MiB lie in
-    them and leave holes. So the peak of a process creeps up over hours of audio, although what is in use stays the same
-    (docs/benchmarks.md). Giving blocks above 8 MiB back holds the level, but costs page faults when the next one is
-    made, a quarter of the time: a song is through before that matters. Only the command line does this: it is for the
-    whole process.
+    them and leave holes. The peak of a process was seen to creep up over hours of audio; giving blocks above 8 MiB back
+    makes that less (docs/benchmarks.md has what was measured), but costs page faults when the next one is made, a
+    quarter of the time: a song is through before that matters. Only the command line does this: it is for the whole
+    process.
     """
     if platform.libc_ver()[0] != "glibc":
         return
