@@ -57,18 +57,19 @@ def test_list_shows_all_models() -> None:
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["--stem", "bass"], ["umxhq", "umx", "umxl"]),
+        (["--stem", "bass", "--architecture", "open_unmix"], ["umxhq", "umx", "umxl"]),
         (["--stem", "bass", "--commercial-ok"], ["umxhq"]),
         (["--stem", "Speech"], ["umxse"]),
         (["--stem", "sides", "--stem", "centre"], ["centre_extraction"]),
         (["--architecture", "tdc_unet"], ["cac_tdc_17"]),
         (["--installed"], ["classical", "repet_sim", "harmonic_percussive", "centre_extraction"]),
-        (["--stem", "bass", "--sort", "size"], ["umx", "umxhq", "umxl"]),
-        (["--stem", "bass", "--sort", "name"], ["umx", "umxhq", "umxl"]),
+        (["--architecture", "open_unmix", "--stem", "bass", "--sort", "size"], ["umx", "umxhq", "umxl"]),
+        (["--architecture", "open_unmix", "--stem", "bass", "--sort", "name"], ["umx", "umxhq", "umxl"]),
         (["--stem", "accompaniment", "--commercial-ok", "--sort", "parameters"],
          ["classical", "repet_sim", "cac_tdc_17", "umxhq"]),
         (["--stem", "vocals", "--installed", "--sort", "year"], ["repet_sim", "classical"]),
-        (["--stem", "guitar"], []),
+        (["--stem", "guitar"], ["htdemucs_6s"]),
+        (["--stem", "harpsichord"], []),
     ],
 )  # fmt: skip
 def test_list_filters_and_sorts(arguments: list[str], names: list[str]) -> None:

@@ -24,6 +24,8 @@ _TDC = {
     "layers_per_block": 2,
     "trim": 60,
 }
+_H = {"channels": 8, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
+_HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dconv_comp": 2, "segment": "1/21"}
 _TCN = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
 
 # architecture -> (config, stems) to build
@@ -35,6 +37,12 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_UMX | {"nb_channels": 1, "unidirectional": True}, ("vocals", "drums", "bass")),
     ],
     "tdc_unet": [(_TDC, ("vocals",)), (_TDC | {"channels": 1}, ("vocals",))],
+    "hdemucs": [
+        (_H, ("drums", "vocals")),
+        (_H | {"sources": ["drums", "vocals"], "cac": False, "wiener_iters": 1}, ("vocals",)),
+        (_H | {"multi_freqs": [0.25, 0.5], "norm_starts": 3, "audio_channels": 1}, ("drums", "vocals")),
+    ],
+    "htdemucs": [(_HT, ("drums", "vocals")), (_HT | {"bottom_channels": 24, "audio_channels": 1}, ("vocals",))],
     "tcn_masks": [
         (_TCN, ("vocals", "other")),
         (_TCN | {"channels": 1, "targets": ["vocals", "drums", "other"]}, ("drums",)),

@@ -8,18 +8,19 @@ compared with the registry's before a byte of it is parsed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unmixcli.cache import converted_path, find_file, hash_file, read_stamp, sync_folder, temporary_beside, write_stamp
-from unmixcli.checkpoint_read import read_package, read_state
+from unmixcli.checkpoint_read import Checkpoint, read_checkpoint, read_package, read_state
 from unmixcli.download import can_download, ensure_files, is_cached
 from unmixcli.entry import Licence, ModelEntry
 from unmixcli.errors import CheckpointError, OptionError, RegistryError, UnmixError
@@ -28,9 +29,19 @@ from unmixcli.models.base import SeparationModel
 from unmixcli.progress import ProgressCallback, ignore_progress
 from unmixcli.registry import Registry, can_give, load_registry
 
-__all__ = ["build_model", "choose_model", "load_model", "read_package", "read_state", "stored_tensors"]
+__all__ = [
+    "Checkpoint",
+    "build_model",
+    "choose_model",
+    "load_model",
+    "read_checkpoint",
+    "read_package",
+    "read_state",
+    "stored_checkpoint",
+]
 
 FALLBACK = "classical"
+_SETTINGS = "settings"  # key in the metadata of a converted copy
 
 
 def load_model(
@@ -58,7 +69,11 @@ def load_model(
     config = _with_overrides(entry, overrides)
     needed = _parts_needed(entry, config, wanted)
     ensure_files(entry, needed, offline=offline, on_progress=on_progress)
-    states = {part: _verified_tensors(entry, part) for part in needed}
+    loaded = {part: _verified(entry, part) for part in needed}
+    config = architecture_class(entry.architecture).complete_config(
+        config, {part: checkpoint.settings for part, checkpoint in loaded.items()}
+    )
+    states = {part: checkpoint.tensors for part, checkpoint in loaded.items()}
     return build_model(entry, config=config, stems=wanted, states=states)
 
 
@@ -113,15 +128,15 @@ def _parts_needed(entry: ModelEntry, config: Mapping[str, Any], stems: Sequence[
 # --- tensors
 
 
-def _verified_tensors(entry: ModelEntry, part: str) -> dict[str, Tensor]:
+def _verified(entry: ModelEntry, part: str) -> Checkpoint:
     found = find_file(entry, entry.file(part))
     if found is None:  # it was there a moment ago
         raise CheckpointError(f"{entry.file(part).name} of {entry.name} was changed or deleted while it was loaded.")
-    return stored_tensors(found.path, found.sha256)
+    return stored_checkpoint(found.path, found.sha256)
 
 
-def stored_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by way of its converted copy, which is made if it isn't there.
+def stored_checkpoint(path: Path, sha256: str) -> Checkpoint:
+    """Tensors and settings of a weights file by way of its converted copy, which is made if it isn't there.
 
     Args:
         path: a whole file: safetensors, or one of torch.save.
@@ -132,13 +147,13 @@ def stored_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """
     copy = converted_path(sha256)
     if copy.is_file() and _stamp_holds(copy):
-        with contextlib.suppress(SafetensorError, OSError):
-            return load_file(copy)
-    tensors = read_state(path)
+        with contextlib.suppress(SafetensorError, OSError, ValueError):
+            return Checkpoint(load_file(copy), _stored_settings(copy))
+    checkpoint = read_checkpoint(path)
     if not _is_safetensors(path):
         with contextlib.suppress(OSError):  # a cache that can't be written costs the conversion at each start
-            _store(tensors, copy, source=sha256)
-    return tensors
+            _store(checkpoint, copy, source=sha256)
+    return checkpoint
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -152,9 +167,17 @@ def _stamp_holds(path: Path) -> bool:
     return False
 
 
-def _store(tensors: Mapping[str, Tensor], path: Path, *, source: str) -> None:
-    save_tensors(tensors, path, metadata={"source_sha256": source})
+def _store(checkpoint: Checkpoint, path: Path, *, source: str) -> None:
+    metadata = {"source_sha256": source, _SETTINGS: json.dumps(checkpoint.settings)}
+    save_tensors(checkpoint.tensors, path, metadata=metadata)
     write_stamp(path, hash_file(path))
+
+
+def _stored_settings(path: Path) -> dict[str, Any]:
+    """What `_store` wrote beside the tensors."""
+    with safe_open(path, framework="pt") as file:
+        settings = json.loads((file.metadata() or {}).get(_SETTINGS, "{}"))
+    return settings if isinstance(settings, dict) else {}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:

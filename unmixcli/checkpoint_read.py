@@ -15,6 +15,8 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unmixcli.errors import CheckpointError
-from unmixcli.unpickle import ITEM_SIZES, StorageRef, TensorRef, read_pickle
+from unmixcli.unpickle import ITEM_SIZES, Name, StorageRef, TensorRef, read_pickle
 
 # Where published checkpoints keep their state dict, in the order we look.
 STATE_KEYS = ("state", "state_dict", "model_state_dict", "model")
@@ -34,15 +36,42 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_PROTOCOL = 1001
 _STORAGE_KEY = re.compile(r"[0-9A-Za-z_]{1,64}\Z")
 _MAX_DEPTH = 64
+_MAX_SETTINGS = 1000  # items of a list among the settings
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        tensors: the state dict, names without wrapper prefixes, element types as stored.
+        settings: what the file says about the network, JSON values: see `find_settings`.
+    """
+
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Tensors and settings of a weights file.
+
+    Raises:
+        CheckpointError: not a weights file, damaged, without a state dict, or with anything in it that is not data.
+    """
+    content = read_package(path)
+    return Checkpoint(_state_of(content, path), find_settings(content))
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict of a weights file, names without wrapper prefixes, element types as stored.
 
     Raises:
-        CheckpointError: not a weights file, damaged, without a state dict, or with anything in it that is not data.
+        CheckpointError: as for `read_checkpoint`.
     """
-    content = read_package(path)
+    return _state_of(read_package(path), path)
+
+
+def _state_of(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     state = find_state(content)
     if state is None:
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
@@ -65,6 +94,38 @@ def find_state(content: Any, *, levels: int = 3) -> dict[str, Tensor] | None:
         if found_below is not None:
             return found_below
     return None
+
+
+def find_settings(content: Any) -> dict[str, Any]:
+    """The class and the constructor's arguments of a package that names them (those of Demucs), as JSON values.
+
+    Returns:
+        {"class": its full name, "args": [...], "kwargs": {...}} with fractions as text ("39/5"), or nothing where there
+        is no such package. An argument that JSON can't hold is left out of `kwargs` and None in `args`.
+    """
+    if not isinstance(content, Mapping) or not isinstance(content.get("klass"), Name):
+        return {}
+    args, kwargs = content.get("args", ()), content.get("kwargs", {})
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+        return {}
+    named = {str(key): _plain(value) for key, value in kwargs.items()}
+    return {
+        "class": content["klass"].name,
+        "args": [_plain(value) for value in args],
+        "kwargs": {key: value for key, value in named.items() if value is not None or kwargs[key] is None},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A number, a text or a list of them as JSON has them, else None."""
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item) for item in value[:_MAX_SETTINGS]]
+        return None if None in items else items
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) and len(str(value)) < 1000 else None
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -367,6 +367,7 @@ def model_grid(model: SeparationModel, options: Options) -> Grid:
         multiple=model.segment_multiple,
         padding=model.edge_padding,
         fixed=model.fixed_segment,
+        context=model.context,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from unmixcli.models.base import EdgePadding
 
 Needed = Callable[[int, int], bool]
+Context = Callable[[int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Grid:
         stride: samples between the starts of neighbouring used parts.
         padding: what stands beyond the ends of the track: see `SeparationModel.edge_padding`.
         fixed: every segment has exactly `length` samples (the last one is padded).
+        context: samples before and after a used part, by its length, where the last segment's differ: see
+            `SeparationModel.context`.
     """
 
     length: int
@@ -37,6 +40,7 @@ class Grid:
     stride: int
     padding: EdgePadding = "reflect"
     fixed: bool = False
+    context: Context | None = None
 
     def __post_init__(self) -> None:
         if self.edge < 0 or self.length <= 2 * self.edge:
@@ -51,6 +55,11 @@ class Grid:
         """Samples of a segment's output that are used."""
         return self.length - 2 * self.edge
 
+    @property
+    def lookback(self) -> int:
+        """The most samples before a used part that a segment can want."""
+        return self.edge if self.context is None else max(self.edge, self.context(1)[0])
+
 
 def make_grid(
     *,
@@ -60,10 +69,11 @@ def make_grid(
     multiple: int = 1,
     padding: EdgePadding = "reflect",
     fixed: bool = False,
+    context: Context | None = None,
 ) -> Grid:
     """A grid whose stride is (1 - overlap) of the used part, on a multiple of `multiple` samples."""
     stride = round((length - 2 * edge) * (1 - overlap))
-    return Grid(length, edge, max(multiple, stride // multiple * multiple), padding, fixed)
+    return Grid(length, edge, max(multiple, stride // multiple * multiple), padding, fixed, context)
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ def cut(blocks: Iterable[Tensor], grid: Grid, needed: Needed = _always) -> Itera
             buffer = torch.cat(parts, dim=-1)
             yield _segment(buffer, origin, start, None, grid, needed)
             start += grid.stride
-            keep_from = max(origin, start - grid.edge)
+            keep_from = max(origin, start - grid.lookback)
             parts = [buffer[..., keep_from - origin :]]
             held -= keep_from - origin
             origin = keep_from
@@ -130,6 +140,9 @@ def _segment(buffer: Tensor, origin: int, start: int, total: int | None, grid: G
     first, last = start - grid.edge, stop + grid.edge
     if grid.fixed:
         last = first + grid.length
+    if grid.context is not None and stop - start < grid.used:
+        before, after = grid.context(stop - start)
+        first, last = start - before, stop + after
     if grid.padding == "none":
         first, last = max(first, 0), last if total is None else min(last, total)
     real_first = max(first, 0)

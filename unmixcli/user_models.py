@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unmixcli.cache import (
     copy_atomically,
     file_path,
@@ -24,10 +26,10 @@ from unmixcli.cache import (
     write_atomically,
     write_stamp,
 )
-from unmixcli.checkpoint import build_model, read_state, save_tensors, stored_tensors
+from unmixcli.checkpoint import Checkpoint, build_model, read_checkpoint, save_tensors, stored_checkpoint
 from unmixcli.entry import ModelEntry, ModelFile
 from unmixcli.errors import CheckpointError, OptionError, OutputError, RegistryError, UnknownModelError
-from unmixcli.models import architecture_class
+from unmixcli.models import PACKAGE_CLASSES, architecture_class
 from unmixcli.paths import user_models_folder
 from unmixcli.registry import Registry, load_registry, read_json
 from unmixcli.registry_parse import check_name, parse_entry
@@ -98,11 +100,19 @@ def add_model(
         like = known.name
         terms = {key: value for key, value in known.as_json().items() if key in _TERMS}
     template = {**terms, **_template(registry, like, architecture, config, stems)}
+    loaded: dict[Path, Checkpoint] = {}
+    if "architecture" not in template:
+        loaded = {path: read_checkpoint(path) for path in hashes}
+        template |= _described(loaded, template)
     parts = _parts(given, template, registry.get(like) if like else None)
-    entry = _new_entry(registry, name or template.get("name") or _name_from(given[0][1]), template, parts, licence)
+    loaded = {path: loaded.get(path) or read_checkpoint(path) for path in parts.values()}
+    settings = {part: loaded[path].settings for part, path in parts.items()}
+    entry = _new_entry(
+        registry, name or template.get("name") or _name_from(given[0][1]), template, parts, licence, settings
+    )
     if like is not None and set(entry.stems) < set(registry.get(like).stems):
         entry = replace(entry, covers_mixture=False)  # some of a model's stems leave the others over
-    return _record(entry, parts, hashes)
+    return _record(entry, parts, hashes, {part: loaded[path].tensors for part, path in parts.items()})
 
 
 def remove_model(name: str) -> list[Path]:
@@ -168,7 +178,7 @@ def _fill_cache(entry: ModelEntry, hashes: Mapping[Path, str]) -> Added:
     for path, sha256 in hashes.items():
         file = next(file for file in entry.files if file.matches(sha256))
         target = file_path(entry, file)
-        stored_tensors(path, sha256)  # refuses what can't be read, and keeps the converted copy
+        stored_checkpoint(path, sha256)  # refuses what can't be read, and keeps the converted copy
         _copy(path, target, sha256)
         added[file.part] = sha256
     return Added(entry, True, added)
@@ -209,11 +219,29 @@ def _template(
         values["architecture"] = architecture
     if stems:
         values["stems"] = list(stems)
-    if "architecture" not in values:
+    return values
+
+
+def _described(loaded: Mapping[Path, Checkpoint], template: Mapping[str, Any]) -> dict[str, Any]:
+    """What files that name their class say themselves: architecture, and stems unless the user named them.
+
+    Raises:
+        OptionError: they say nothing, or not the same.
+    """
+    names = {checkpoint.settings.get("class") for checkpoint in loaded.values()}
+    architecture = PACKAGE_CLASSES.get(str(next(iter(names)))) if len(names) == 1 else None
+    if architecture is None:
         raise OptionError(
             "these weights are none that the registry knows, so it must be said what they are of.",
             hint="give --like MODEL, or --architecture NAME with --config FILE.",
         )
+    values: dict[str, Any] = {"architecture": architecture}
+    if not template.get("stems"):
+        settings = {str(path): checkpoint.settings for path, checkpoint in loaded.items()}
+        config = architecture_class(architecture).complete_config(template["config"], settings)
+        sources = config.get("sources")
+        if isinstance(sources, list) and all(isinstance(name, str) for name in sources):
+            values["stems"] = [name.lower() for name in sources]
     return values
 
 
@@ -275,7 +303,12 @@ def _name_from(path: Path) -> str:
 
 
 def _new_entry(
-    registry: Registry, name: str, template: Mapping[str, Any], parts: Mapping[str, Path], licence: str | None
+    registry: Registry,
+    name: str,
+    template: Mapping[str, Any],
+    parts: Mapping[str, Path],
+    licence: str | None,
+    settings: Mapping[str, Mapping[str, Any]],
 ) -> ModelEntry:
     check_name(name)
     taken = {word.casefold() for entry in registry.entries for word in (entry.name, *entry.aliases)}
@@ -297,6 +330,7 @@ def _new_entry(
         values["licence"] = {"name": licence, "source": "stated when the model was added"}
     entry = parse_entry(values, where=name, folder=folder)
     architecture = architecture_class(entry.architecture)
+    entry = replace(entry, config=architecture.complete_config(entry.config, settings))
     if not architecture.has_weights:
         raise OptionError(f"{entry.architecture} is a method without weights, there is nothing to add.")
     # The model says itself at what rate and with how many channels it works, unless the config file claims something.
@@ -308,9 +342,13 @@ def _new_entry(
     )
 
 
-def _record(entry: ModelEntry, parts: Mapping[str, Path], hashes: Mapping[Path, str]) -> Added:
+def _record(
+    entry: ModelEntry,
+    parts: Mapping[str, Path],
+    hashes: Mapping[Path, str],
+    states: Mapping[str, Mapping[str, Tensor]],
+) -> Added:
     """Prove that the tensors fit, then write tensors and entry, the entry last."""
-    states = {part: read_state(path) for part, path in parts.items()}
     model = build_model(entry, config=entry.config, stems=entry.stems, states=states)
     parameters = sum(tensor.numel() for tensor in model.parameters())
     folder = user_models_folder() / entry.name

@@ -194,7 +194,7 @@ def download(names: tuple[str, ...]) -> None:
     What an interrupted download left is continued. UNMIX_MIRROR=https://host/folder is tried before the published
     places, as https://host/folder/FILE.
     """
-    from unmixcli.checkpoint import licence_words, stored_tensors
+    from unmixcli.checkpoint import licence_words, stored_checkpoint
     from unmixcli.cli import _terminal
     from unmixcli.cli._download_bar import download_bar
     from unmixcli.download import ensure_files, is_cached
@@ -208,7 +208,7 @@ def download(names: tuple[str, ...]) -> None:
             with download_bar() as show:
                 paths = ensure_files(entry, entry.parts, on_progress=show)
             for part in entry.parts:
-                _read_once(entry, part, stored_tensors)
+                _read_once(entry, part, stored_checkpoint)
         except UnmixError as error:
             if len(names) == 1:
                 raise
@@ -222,13 +222,13 @@ def download(names: tuple[str, ...]) -> None:
         click.get_current_context().exit(1)
 
 
-def _read_once(entry: ModelEntry, part: str, stored_tensors: Callable[..., object]) -> None:
+def _read_once(entry: ModelEntry, part: str, read: Callable[..., object]) -> None:
     """Convert a checkpoint now, so that one that can't be used shows at once."""
     from unmixcli.cache import find_file
 
     found = find_file(entry, entry.file(part))
     if found is not None:
-        stored_tensors(found.path, found.sha256)
+        read(found.path, found.sha256)
 
 
 @models.command()

@@ -19,10 +19,19 @@ ARCHITECTURES: dict[str, str] = {
     "open_unmix": "unmixcli.models.open_unmix:OpenUnmix",
     "tdc_unet": "unmixcli.models.tdc_unet:TDCUNet",
     "tcn_masks": "unmixcli.models.tcn_masks:TCNMasks",
+    "hdemucs": "unmixcli.models.hdemucs:HDemucs",
+    "htdemucs": "unmixcli.models.htdemucs:HTDemucs",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "harmonic_percussive": "unmixcli.models.harmonic_percussive:HarmonicPercussive",
     "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",
     "classical_stems": "unmixcli.models.classical_stems:ClassicalStems",
+}
+
+
+# Class that a published package names -> the architecture here, for weights whose entry nobody wrote yet.
+PACKAGE_CLASSES: dict[str, str] = {
+    "demucs.hdemucs.HDemucs": "hdemucs",
+    "demucs.htdemucs.HTDemucs": "htdemucs",
 }
 
 

@@ -81,6 +81,17 @@ class SeparationModel(torch.nn.Module):
         raise TypeError(f"{cls.__name__} does not say how it is built from a config")
 
     @classmethod
+    def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The config with what the weights files say about themselves.
+
+        Args:
+            config: the registry entry's `config`.
+            settings: part name -> what stands beside the tensors in its file (`checkpoint_read.find_settings`), empty
+                where nothing does.
+        """
+        return dict(config)
+
+    @classmethod
     def parts_needed(cls, config: Mapping[str, Any], parts: Sequence[str], stems: Sequence[str]) -> tuple[str, ...]:
         """Which of the entry's files (by their `part` name) must be loaded to compute `stems`.
 
@@ -102,6 +113,14 @@ class SeparationModel(torch.nn.Module):
         if len(states) != 1:
             raise TypeError(f"{cls.__name__} takes one file, {len(states)} were given")
         return dict(next(iter(states.values())))
+
+    def context(self, used: int) -> tuple[int, int]:
+        """Samples before and after a used part of `used` samples that belong to its segment.
+
+        The default is `edge` on both sides, and with `fixed_segment` whatever is missing after it. A model that wants
+        a shorter last segment elsewhere says so here; what stands before may not be more for a longer used part.
+        """
+        return self.edge, self.segment_length - self.edge - used if self.fixed_segment else self.edge
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Separate. mixture [B, C, T] -> estimates [B, S, C, T]."""
