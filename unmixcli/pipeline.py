@@ -237,8 +237,12 @@ def _estimate(
 
 
 def _segmented(blocks: Iterable[Tensor], runner: Runner, grid: Grid, needed: Needed, groups: int) -> Iterator[Tensor]:
-    segments = cut(blocks, grid, needed)
-    return overlap_add(((segment.start, estimate) for segment, estimate in runner.run(segments, groups)), grid)
+    def estimates() -> Iterator[tuple[int, Tensor]]:
+        for segment, estimate in runner.run(cut(blocks, grid, needed), groups):
+            yield segment.start, estimate
+            del estimate  # large: it must not be held while the next one is computed
+
+    return overlap_add(estimates(), grid)
 
 
 def _shifted(
@@ -285,7 +289,7 @@ def _deliver(
 ) -> Iterator[dict[str, Block]]:
     """Estimates back at the input's rate and channels, mixed to outputs, cut to the region."""
     stems, channels = len(plan.compute), source.channels
-    flat = (_flat(estimate.numpy(), groups, channels) for estimate in stream)
+    flat = _flat_blocks(stream, groups, channels)
     position = 0  # in the input
     total = source.duration
     if region.stop is not None:
@@ -390,9 +394,12 @@ def track_statistics(
     return mean.float()[:, None, None], (variance.sqrt() + 1e-8).float()[:, None, None]
 
 
-def _flat(estimates: Block, groups: ChannelGroups, channels: int) -> Block:
-    """[G, S, C, T] of the model → [S * channels, T] of the input."""
-    return from_model(estimates, groups, channels).reshape(-1, estimates.shape[-1])
+def _flat_blocks(blocks: Iterable[Tensor], groups: ChannelGroups, channels: int) -> Iterator[Block]:
+    """[G, S, C, T] of the model → [S * channels, T] of the input, copies."""
+    for block in blocks:
+        flat = from_model(block.numpy(), groups, channels).reshape(-1, block.shape[-1])
+        del block  # a part of a segment's estimates: the last one would hold them all
+        yield flat
 
 
 def _in_small_blocks(blocks: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Runner:
         Args:
             segments: mixtures [G, C, L]; one that comes without its mixture gives an estimate of zeros.
             groups: G.
+
+        The segments come back without their mixtures.
         """
 
         def work(batch: list[Segment]) -> list[Tensor]:
@@ -68,23 +71,26 @@ class Runner:
 
         def keep(batches: Iterator[list[Segment]]) -> Iterator[list[Segment]]:
             for batch in batches:
-                waiting.extend(batch)
+                waiting.extend(replace(segment, mixture=None) for segment in batch)
                 yield batch
 
         waiting: deque[Segment] = deque()
         workers = cpu_count() if self.device.type == "cpu" and self.model.cpu_workers else 1
         for estimates in ordered_map(work, keep(self._batches(segments)), workers=workers, prepare=_one_thread):
-            for estimate in estimates:
-                yield waiting.popleft(), estimate
+            while estimates:  # taken out: what is handed over is not held here as well
+                yield waiting.popleft(), estimates.pop(0)
 
     def _batches(self, segments: Iterable[Segment]) -> Iterator[list[Segment]]:
         """Neighbours of the same length together, at most `batch_size` of them."""
         batch: list[Segment] = []
         for segment in segments:
-            if batch and (len(batch) >= self.batch_size or not _alike(batch[0], segment)):
+            if batch and not _alike(batch[0], segment):
                 yield batch
                 batch = []
             batch.append(segment)
+            if len(batch) >= self.batch_size:  # at once: the next segment is not even cut before it is needed
+                yield batch
+                batch = []
         if batch:
             yield batch
 

@@ -177,6 +177,8 @@ def triangle(length: int) -> Tensor:
 def overlap_add(segments: Iterable[tuple[int, Tensor]], grid: Grid) -> Iterator[Tensor]:
     """Join estimates of the used parts into one signal, cross-fading where they overlap.
 
+    What no later segment reaches is given at once; only the overlap is held while the next segment is computed.
+
     Args:
         segments: (start, estimate [..., T]) in order, starts a stride apart, T the used part's length.
         grid: the grid they were cut on.
@@ -187,21 +189,25 @@ def overlap_add(segments: Iterable[tuple[int, Tensor]], grid: Grid) -> Iterator[
     if grid.stride == grid.used:
         for _, estimate in segments:
             yield estimate
+            del estimate  # large: it must not be held while the next one is computed
         return
     weights = triangle(grid.used)
-    total: Tensor | None = None  # weighted sum of what is not finished yet, from track position `origin`
-    weight_sum = weights
-    origin = 0
-    for start, estimate in segments:
+    tail: Tensor | None = None  # weighted sum of what is not finished yet, and the sum of its weights
+    tail_weight = weights
+    for _, estimate in segments:
         weight = weights[: estimate.shape[-1]].clone()
-        weighted = estimate * weight
-        if total is not None:
-            done = start - origin
-            yield total[..., :done] / weight_sum[:done]
-            weighted, weight = _added(total[..., done:], weighted), _added(weight_sum[done:], weight)
-        total, weight_sum, origin = weighted, weight, start
-    if total is not None:
-        yield total / weight_sum
+        total = estimate * weight
+        del estimate
+        if tail is not None:
+            total, weight = _added(tail, total), _added(tail_weight, weight)
+        finished = total[..., : grid.stride] / weight[: grid.stride]
+        # a copy, so that the rest of the sum goes
+        tail, tail_weight = total[..., grid.stride :].clone(), weight[grid.stride :].clone()
+        del total, weight
+        yield finished
+        del finished
+    if tail is not None and tail.shape[-1]:
+        yield tail / tail_weight
 
 
 def _added(first: Tensor, second: Tensor) -> Tensor:

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 import threading
+from pathlib import Path
 
 # malloc.h of glibc
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_THRESHOLD = 8 * 2**20
-_LONG_SECONDS = 10.0
+_THRESHOLD = 2**20
+_LATE_THRESHOLD = 8 * 2**20
+_LATE_SECONDS = 10.0
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# torch reads this once, at its first allocation: blocks of at least 2 MiB then lie on huge pages where the system lets
+# a program ask for them
+_TORCH_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 def keep_memory_level() -> None:
-    """Have all threads use one heap of glibc, and in long runs give large blocks back once they are freed; elsewhere
-    nothing.
+    """Have all threads use one heap of glibc, and give large blocks back to the system once they are freed; elsewhere
+    nothing. Call it before torch is imported.
 
     By default each thread has a heap of its own, and what one frees the others can't use; blocks up to 32 MiB lie in
-    them and leave holes. The peak of a process was seen to creep up over hours of audio; giving blocks above 8 MiB back
-    makes that less (docs/benchmarks.md has what was measured), but costs page faults when the next one is made, a
-    quarter of the time: a song is through before that matters. Only the command line does this: it is for the whole
-    process.
+    them and leave holes, so that the peak of a process creeps up over hours of audio. Giving them back costs page
+    faults when the next one is made. On huge pages those are few. Where the system has none, only blocks above 8 MiB
+    are given back, and only from the tenth second on: the rest would take a quarter of a song's time
+    (docs/benchmarks.md has what was measured). Only the command line does this: it is for the whole process.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(_M_ARENA_MAX, 1)
-        timer = threading.Timer(_LONG_SECONDS, library.mallopt, (_M_MMAP_THRESHOLD, _THRESHOLD))
+        if has_huge_pages() and os.environ.setdefault(_TORCH_HUGE_PAGES, "1") == "1":
+            library.mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+            return
+        timer = threading.Timer(_LATE_SECONDS, library.mallopt, (_M_MMAP_THRESHOLD, _LATE_THRESHOLD))
         timer.daemon = True
         timer.start()
+
+
+def has_huge_pages(setting: Path = _HUGE_PAGES) -> bool:
+    """Whether Linux gives huge pages to programs that ask for them (or to all)."""
+    try:
+        text = setting.read_text()
+    except OSError:
+        return False
+    return "[madvise]" in text or "[always]" in text

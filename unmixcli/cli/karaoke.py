@@ -111,6 +111,9 @@ def karaoke(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
       unmix karaoke song.mp3 --guide -18dB --key +2 --tempo 90%
       unmix karaoke video.mp4
     """  # fmt: skip
+    from unmixcli.cli._memory import keep_memory_level
+
+    keep_memory_level()
     from unmixcli.karaoke import KaraokeOptions
 
     options = KaraokeOptions(**{name: value for name, value in values.items() if value is not None})
@@ -204,10 +207,8 @@ def _together(plans: Sequence[Plan]) -> Plan:
 
 def _run(plans: Sequence[Plan], separator: KaraokeSeparator, view: View, stack: contextlib.ExitStack) -> Summary:
     from unmixcli.batch import Interrupted, run_batch
-    from unmixcli.cli._memory import keep_memory_level
     from unmixcli.device import device_title
 
-    keep_memory_level()
     entry = separator.entry
     facts = {
         "model": entry.name,

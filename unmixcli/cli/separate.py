@@ -48,6 +48,9 @@ def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
         found = find_files(stack, inputs, folder)
         if not found.files:  # no model is needed to say so
             _nothing_to_do(found, inputs)
+        from unmixcli.cli._memory import keep_memory_level
+
+        keep_memory_level()
         from unmixcli.cli._progress import choose_view
         from unmixcli.separator import Separator
 
@@ -143,10 +146,8 @@ def _plan(found: Inputs, separator: Separator, folder: Path, to_pipe: bool) -> P
 
 def _run(plan: Plan, separator: Separator, view: View, stack: contextlib.ExitStack) -> Summary:
     from unmixcli.batch import Interrupted, run_batch
-    from unmixcli.cli._memory import keep_memory_level
     from unmixcli.device import device_title
 
-    keep_memory_level()
     entry = separator.entry
     facts = {
         "model": entry.name,
