@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmixcli.models import architecture_class
+from unmixcli.models.base import SeparationModel
+
 SOURCES = ["drums", "vocals"]
 LENGTH = 2100
 
+_D = {"channels": 4, "depth": 3, "norm_starts": 1, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _H = {"channels": 4, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _HT = {
     "channels": 4,
@@ -31,6 +35,12 @@ _HT = {
 
 # name -> (class in the public package, architecture here, the constructor's arguments but for the sources)
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "demucs": ("demucs.demucs.Demucs", "demucs", _D),
+    "demucs_plain": (
+        "demucs.demucs.Demucs",
+        "demucs",
+        _D | {"normalize": False, "resample": False, "gelu": False, "dconv_mode": 3, "lstm_layers": 2},
+    ),
     "htdemucs": ("demucs.htdemucs.HTDemucs", "htdemucs", _HT | {"bottom_channels": 24}),
     "htdemucs_6s": ("demucs.htdemucs.HTDemucs", "htdemucs", _HT),
     "hdemucs": ("demucs.hdemucs.HDemucs", "hdemucs", _H),
@@ -91,3 +101,51 @@ def _published_class(name: str) -> type:
     made = type(attribute, (), {"__module__": module_name})
     setattr(module, attribute, made)
     return made
+
+
+def build(case: str, stems: list[str] | None = None, **changes: Any) -> SeparationModel:
+    """A network of `CASES` with its weights."""
+    _, architecture, config = CASES[case]
+    model = architecture_class(architecture).from_config({**config, "sources": SOURCES, **changes}, stems or SOURCES)
+    model.load_state_dict(published(model), strict=True)
+    return model.eval()
+
+
+def published(model: SeparationModel) -> dict[str, Tensor]:
+    """The state of a package of this network."""
+    return seeded_state({name: tuple(value.shape) for name, value in model.state_dict().items()})
+
+
+def write(folder: Path, case: str, **changes: Any) -> Path:
+    """A package of a case."""
+    return package(folder / f"{case}.th", case, published(build(case)), **changes)
+
+
+def plain_protocol(model: SeparationModel, track: Tensor, length: int, padded: Callable[[int], int]) -> Tensor:
+    """Normalise, cut, centre, run, weight, add, divide: `demucs.apply` in its simplest words.
+
+    Args:
+        model: of any stems.
+        track: [C, T].
+        length: samples of a segment.
+        padded: samples that the model wants to see for a part of that many samples.
+
+    Returns:
+        [S, C, T].
+    """
+    reference = track.mean(0)
+    mean, scale = reference.mean(), reference.std() + 1e-8
+    normal, total = (track - mean) / scale, track.shape[-1]
+    ramp = torch.arange(1, length // 2 + 1, dtype=torch.float32)
+    weight = torch.cat([ramp, torch.arange(length - length // 2, 0, -1)]) / (length - length // 2)
+    result, weights = torch.zeros(len(model.stems), *track.shape), torch.zeros(total)
+    for start in range(0, total, int(0.75 * length)):
+        stop = min(start + length, total)
+        used = stop - start
+        missing = padded(used) - used
+        first, last = start - missing // 2, stop + missing - missing // 2
+        piece = torch.nn.functional.pad(normal[:, max(0, first) : last], (max(0, -first), max(0, last - total)))
+        estimate = model(piece[None])[0][..., missing // 2 : missing // 2 + used]
+        result[..., start:stop] += weight[:used] * estimate
+        weights[start:stop] += weight[:used]
+    return result / weights * scale + mean

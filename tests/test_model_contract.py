@@ -24,6 +24,7 @@ _TDC = {
     "layers_per_block": 2,
     "trim": 60,
 }
+_D = {"channels": 8, "depth": 3, "norm_starts": 1, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _H = {"channels": 8, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dconv_comp": 2, "segment": "1/21"}
 _TCN = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
@@ -37,6 +38,32 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_UMX | {"nb_channels": 1, "unidirectional": True}, ("vocals", "drums", "bass")),
     ],
     "tdc_unet": [(_TDC, ("vocals",)), (_TDC | {"channels": 1}, ("vocals",))],
+    "demucs": [
+        (_D, ("drums", "vocals")),
+        (_D | {"resample": False, "normalize": False, "audio_channels": 1, "lstm_layers": 1}, ("vocals",)),
+    ],
+    "demucs_bag": [
+        (
+            {
+                "members": {
+                    "a": {"architecture": "demucs", "config": _D},
+                    "b": {"architecture": "hdemucs", "config": _H},
+                },
+                "segment": "1/21",
+            },
+            ("drums", "vocals"),
+        ),
+        (
+            {
+                "members": {
+                    "a": {"architecture": "htdemucs", "config": _HT},
+                    "b": {"architecture": "htdemucs", "config": _HT},
+                },
+                "weights": {"a": {"drums": 1}, "b": {"vocals": 2}},
+            },
+            ("drums", "vocals"),
+        ),
+    ],
     "hdemucs": [
         (_H, ("drums", "vocals")),
         (_H | {"sources": ["drums", "vocals"], "cac": False, "wiener_iters": 1}, ("vocals",)),

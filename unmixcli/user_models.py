@@ -43,6 +43,8 @@ _ENTRY_KEYS = frozenset(
     }
 )  # fmt: skip
 
+BAG = "demucs_bag"  # several packages that are one model
+
 # What holds for the same weights under another name.
 _TERMS = frozenset({"licence", "training_data", "paper", "scores", "notes"})
 
@@ -104,6 +106,8 @@ def add_model(
     if "architecture" not in template:
         loaded = {path: read_checkpoint(path) for path in hashes}
         template |= _described(loaded, template)
+        if template["architecture"] == BAG:
+            given = [(part or _part_from(path), path) for part, path in given]
     parts = _parts(given, template, registry.get(like) if like else None)
     loaded = {path: loaded.get(path) or read_checkpoint(path) for path in parts.values()}
     settings = {part: loaded[path].settings for part, path in parts.items()}
@@ -223,26 +227,36 @@ def _template(
 
 
 def _described(loaded: Mapping[Path, Checkpoint], template: Mapping[str, Any]) -> dict[str, Any]:
-    """What files that name their class say themselves: architecture, and stems unless the user named them.
+    """What files that name their class say themselves: architecture (of several files: a bag), and stems unless the
+    user named them.
 
     Raises:
         OptionError: they say nothing, or not the same.
     """
-    names = {checkpoint.settings.get("class") for checkpoint in loaded.values()}
-    architecture = PACKAGE_CLASSES.get(str(next(iter(names)))) if len(names) == 1 else None
-    if architecture is None:
+    kinds = [PACKAGE_CLASSES.get(str(checkpoint.settings.get("class"))) for checkpoint in loaded.values()]
+    architectures = [kind for kind in kinds if kind is not None]
+    if len(architectures) < len(kinds):
         raise OptionError(
             "these weights are none that the registry knows, so it must be said what they are of.",
             hint="give --like MODEL, or --architecture NAME with --config FILE.",
         )
-    values: dict[str, Any] = {"architecture": architecture}
+    values: dict[str, Any] = {"architecture": architectures[0] if len(architectures) == 1 else BAG}
     if not template.get("stems"):
-        settings = {str(path): checkpoint.settings for path, checkpoint in loaded.items()}
-        config = architecture_class(architecture).complete_config(template["config"], settings)
-        sources = config.get("sources")
-        if isinstance(sources, list) and all(isinstance(name, str) for name in sources):
-            values["stems"] = [name.lower() for name in sources]
+        outputs = []
+        for kind, checkpoint in zip(architectures, loaded.values(), strict=True):
+            sources = architecture_class(kind).complete_config({}, {"": checkpoint.settings}).get("sources")
+            outputs.append(sources if isinstance(sources, list) and all(isinstance(s, str) for s in sources) else [])
+        if any(sources != outputs[0] for sources in outputs):
+            raise OptionError(
+                "these packages don't give the same stems, so they are no bag.", hint="add each of them by itself."
+            )
+        values["stems"] = outputs[0]
     return values
+
+
+def _part_from(path: Path) -> str:
+    """A part's name from a file's: what is before the hash in `955717e8-8726e21a.th`."""
+    return re.sub(r"[^a-z0-9_]+", "_", path.stem.lower().partition("-")[0]).strip("_")[:32] or "member"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

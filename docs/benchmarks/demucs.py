@@ -12,6 +12,7 @@ stem in dB. The weights are louder than a fresh network's, so that every layer s
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -56,18 +57,33 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "hdemucs, hybrid_old": ("demucs.hdemucs.HDemucs", {"sources": FOUR, "hybrid_old": True, "segment": 44}),
     "hdemucs, three bands": ("demucs.hdemucs.HDemucs", {"sources": FOUR, "multi_freqs": [0.25, 0.5], "segment": 44}),
+    "demucs v3": ("demucs.demucs.Demucs", {"sources": FOUR, "segment": 44}),
+    "demucs v3, variant": (
+        "demucs.demucs.Demucs",
+        {"sources": FOUR, "normalize": False, "gelu": False, "lstm_layers": 2, "dconv_mode": 3, "segment": 44},
+    ),
 }
 TRACKS = ("htdemucs", "hdemucs_mmi")
+# name -> (the members' configurations, weights by member and source or None, segment or None)
+BAGS: dict[str, tuple[list[str], list[list[float]] | None, int | None]] = {
+    "htdemucs_ft": (["htdemucs"] * 4, np.eye(4).tolist(), None),
+    "mdx_extra": (["hdemucs_mmi", "hdemucs, magnitudes", "hdemucs, magnitudes", "hdemucs_mmi"], None, 44),
+    "mdx": (
+        ["demucs v3", "demucs v3", "hdemucs, magnitudes", "hdemucs, three bands"],
+        [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [1, 0, 1, 1]],
+        44,
+    ),
+}
 
 
-def published(case: str) -> torch.nn.Module:
+def published(case: str, seed: int = 0) -> torch.nn.Module:
     """The public network with seeded weights, rounded as its package rounds them."""
     name, kwargs = CASES[case]
     module, _, attribute = name.rpartition(".")
     network = getattr(import_module(module), attribute)(**kwargs).eval()
     state = {}
     for key, tensor in network.state_dict().items():
-        values = np.random.RandomState(zlib.crc32(f"{case}/{key}".encode())).standard_normal(tuple(tensor.shape))
+        values = np.random.RandomState(zlib.crc32(f"{case}/{seed}/{key}".encode())).standard_normal(tuple(tensor.shape))
         fan = int(np.prod(tensor.shape[1:])) if tensor.dim() > 1 else 0
         values = values * 1.2 / fan**0.5 if fan else 0.1 * values
         if key.endswith("scale") or ("norm" in key and key.endswith("weight")):
@@ -77,10 +93,10 @@ def published(case: str) -> torch.nn.Module:
     return network
 
 
-def pack(network: torch.nn.Module, folder: Path, case: str) -> Path:
+def pack(network: torch.nn.Module, folder: Path, case: str, seed: int = 0) -> Path:
     """A package as the public code saves it."""
     states = import_module("demucs.states")
-    path = folder / f"{case.replace(', ', '-').replace(' ', '_')}.th"
+    path = folder / f"{case.replace(', ', '_').replace(' ', '_')}{seed or ''}.th"
     content = states.get_state(network, None, half=True)
     args, kwargs = network._init_args_kwargs
     torch.save({"klass": type(network), "args": args, "kwargs": kwargs, "state": content, "training_args": {}}, path)
@@ -137,11 +153,29 @@ def track(case: str, network: torch.nn.Module, model_name: str, path: Path, song
         print(f"| {case} | {stem} | {ratio:.0f} dB | {seconds[0]:.0f} s | {seconds[1]:.0f} s |", flush=True)
 
 
+def bag(name: str, folder: Path, path: Path, song: Tensor) -> None:
+    """Print how near a bag's stems are to those of the public bag."""
+    from unmixcli.user_models import add_model
+
+    cases, weights, segment = BAGS[name]
+    networks = [published(case, seed) for seed, case in enumerate(cases)]
+    files = [f"m{seed}={pack(networks[seed], folder, case, seed)}" for seed, case in enumerate(cases)]
+    config: dict[str, Any] = {"segment": segment} if segment else {}
+    if weights:
+        config["weights"] = {
+            f"m{seed}": {stem: weight for stem, weight in zip(FOUR, row, strict=True) if weight}
+            for seed, row in enumerate(weights)
+        }
+    (folder / "bag.json").write_text(json.dumps(config))
+    add_model(files, name=f"random_{name}", config=folder / "bag.json")
+    track(name, import_module("demucs.apply").BagOfModels(networks, weights, segment), f"random_{name}", path, song)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("song", nargs="?", type=Path, default=ROOT / "docs" / "demo" / "caesium.ogg")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--only", nargs="+", default=list(CASES))
+    parser.add_argument("--only", nargs="+", default=[*CASES, *BAGS])
     parser.add_argument("--no-track", action="store_true")
     arguments = parser.parse_args()
     samples, rate = soundfile.read(arguments.song, dtype="float32", always_2d=True, frames=-1)
@@ -155,6 +189,9 @@ def main() -> None:
         path = folder / "song.wav"
         soundfile.write(path, song.T.numpy(), rate, subtype="FLOAT")
         for case in arguments.only:
+            if case in BAGS:
+                bag(case, folder, path, song)
+                continue
             network = published(case)
             model_name = add(pack(network, folder, case))
             threads = torch.get_num_threads()

@@ -19,6 +19,8 @@ ARCHITECTURES: dict[str, str] = {
     "open_unmix": "unmixcli.models.open_unmix:OpenUnmix",
     "tdc_unet": "unmixcli.models.tdc_unet:TDCUNet",
     "tcn_masks": "unmixcli.models.tcn_masks:TCNMasks",
+    "demucs": "unmixcli.models.demucs:Demucs",
+    "demucs_bag": "unmixcli.models.demucs_bag:DemucsBag",
     "hdemucs": "unmixcli.models.hdemucs:HDemucs",
     "htdemucs": "unmixcli.models.htdemucs:HTDemucs",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
@@ -30,6 +32,7 @@ ARCHITECTURES: dict[str, str] = {
 
 # Class that a published package names -> the architecture here, for weights whose entry nobody wrote yet.
 PACKAGE_CLASSES: dict[str, str] = {
+    "demucs.demucs.Demucs": "demucs",
     "demucs.hdemucs.HDemucs": "hdemucs",
     "demucs.htdemucs.HTDemucs": "htdemucs",
 }
