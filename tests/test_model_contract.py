@@ -27,7 +27,9 @@ _TDC = {
 _D = {"channels": 8, "depth": 3, "norm_starts": 1, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _H = {"channels": 8, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dconv_comp": 2, "segment": "1/21"}
-_TCN = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
+_TCN: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
+_UNET: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 128, "hidden": 4, "growth": 4, "blocks": 2}
+_BANDS: dict[str, Any] = {"n_fft": 256, "hop": 64, "bands": 12, "hidden": 8, "blocks": 3}
 
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
@@ -73,6 +75,14 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "tcn_masks": [
         (_TCN, ("vocals", "other")),
         (_TCN | {"channels": 1, "targets": ["vocals", "drums", "other"]}, ("drums",)),
+    ],
+    "band_masks": [
+        (_BANDS, ("vocals", "other")),
+        (_BANDS | {"channels": 1, "targets": ["vocals", "drums", "other"]}, ("drums",)),
+    ],
+    "unet_masks": [
+        (_UNET, ("vocals", "other")),
+        (_UNET | {"channels": 1, "targets": ["vocals", "drums", "other"]}, ("drums",)),
     ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],

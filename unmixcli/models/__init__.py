@@ -19,6 +19,8 @@ ARCHITECTURES: dict[str, str] = {
     "open_unmix": "unmixcli.models.open_unmix:OpenUnmix",
     "tdc_unet": "unmixcli.models.tdc_unet:TDCUNet",
     "tcn_masks": "unmixcli.models.tcn_masks:TCNMasks",
+    "band_masks": "unmixcli.models.band_masks:BandMasks",
+    "unet_masks": "unmixcli.models.unet_masks:UNetMasks",
     "demucs": "unmixcli.models.demucs:Demucs",
     "demucs_bag": "unmixcli.models.demucs_bag:DemucsBag",
     "hdemucs": "unmixcli.models.hdemucs:HDemucs",
@@ -28,7 +30,6 @@ ARCHITECTURES: dict[str, str] = {
     "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",
     "classical_stems": "unmixcli.models.classical_stems:ClassicalStems",
 }
-
 
 # Class that a published package names -> the architecture here, for weights whose entry nobody wrote yet.
 PACKAGE_CLASSES: dict[str, str] = {

@@ -133,11 +133,12 @@ class SeparationModel(torch.nn.Module):
 
         Args:
             mixture: [B, C, T].
-            wanted: "waveforms", "spectra" or both.
+            wanted: some of "waveforms", "spectra" and "projections".
 
         Returns:
             At least what is wanted and the model has: "waveforms" [B, S, C, T]; "spectra" complex [B, S, C, F, N], laid
-            out as `training_spectra` gives them.
+            out as `training_spectra` gives them; "projections" real [B, S, C, F, N], what `training_projections` gives
+            of references.
         """
         return {"waveforms": self(mixture)}
 
@@ -149,5 +150,18 @@ class SeparationModel(torch.nn.Module):
 
         Returns:
             complex [..., F, N], or None where `training_outputs` gives no spectra.
+        """
+        return None
+
+    def training_projections(self, mixture: Tensor, references: Tensor) -> Tensor | None:
+        """How much of each reference's spectrum lies in the direction of the mixture's, bin by bin: the target of a
+        network that masks ("phase-sensitive approximation", Erdogan et al., ICASSP 2015).
+
+        Args:
+            mixture: [B, C, T].
+            references: [B, S, C, T].
+
+        Returns:
+            real [B, S, C, F, N], or None where `training_outputs` gives no projections.
         """
         return None

@@ -180,7 +180,7 @@ def _eq_response(rng: Rng, sample_rate: int, bands: int, high_db: float) -> Samp
     kinds = ["low_shelf", *["bell"] * (bands - 2), "high_shelf"][:bands]
     sections = []
     for kind in kinds:
-        low, high = {"low_shelf": (60, 400), "bell": (150, 8000), "high_shelf": (2000, 12000)}[kind]
+        low, high = {"low_shelf": (60, 400), "bell": (45, 8000), "high_shelf": (2000, 12000)}[kind]
         hz = min(float(np.exp(rng.uniform(np.log(low), np.log(high)))), 0.9 * nyquist)
         width = float(np.exp(rng.uniform(np.log(0.5), np.log(2.0)))) if kind == "bell" else 0.707
         sections.append(biquad(kind, hz, float(rng.uniform(-high_db, high_db)), width, sample_rate))

@@ -4,12 +4,16 @@ Every function takes estimates and references of one shape [B, S, …] and gives
 stem that nobody knows can be left out of one item. `Objective` transforms, weights and adds what a recipe asks for.
 
     loss          on                             source
-    mse, l1       waveform, spectrum, magnitude
+    mse, l1       waveform, spectrum, magnitude, projection
     kl            magnitude                      generalised Kullback-Leibler divergence (Lee & Seung, NIPS 2000)
     is            magnitude (squared inside)     Itakura-Saito divergence (Févotte et al., Neural Computation 2009)
     si_sdr        waveform                       "SDR - half-baked or well done?" (Le Roux et al., 2019, 1811.02508)
     sdr           waveform                       the same with the scale counted
     mrstft        waveform                       "Parallel WaveGAN" (Yamamoto et al., 2020, 1910.11480), eq. 3-6
+
+A projection is the part of a reference's spectrum in the direction of the mixture's ("Phase-sensitive and
+recognition-boosted speech separation using deep recurrent neural networks", Erdogan et al., ICASSP 2015): all that a
+real mask can reach, in real numbers, for half the time.
 
 `discriminative` adds the term of "Joint Optimization of Masks and Deep Recurrent Neural Networks for Monaural Source
 Separation" (Huang et al., 2015, 1502.04149): estimates shall be unlike the other stems' references.
@@ -29,7 +33,7 @@ from unmixcli.spectrum import stft
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
-DOMAINS = ("waveform", "spectrum", "magnitude")
+DOMAINS = ("waveform", "spectrum", "magnitude", "projection")
 # Added to magnitudes (or their squares) under a logarithm or a fraction line: about -60 dB of a loud bin's neighbours.
 FLOOR = 1e-3
 # Mean square below which a reference counts as silent: -80 dBFS, below the noise of 16-bit recordings' chains.
@@ -154,7 +158,7 @@ class Loss:
 
     Attributes:
         kind: one of `KINDS`.
-        on: "waveform", "spectrum" (complex) or "magnitude"; "" is the kind's own.
+        on: "waveform", "spectrum" (complex), "magnitude" or "projection"; "" is the kind's own.
         weight: its factor.
         n_fft: window lengths of the transform of waveforms, averaged over; empty: the network's own spectra (mrstft:
             `RESOLUTIONS`).
@@ -183,6 +187,10 @@ class Loss:
             # from 1 on, the loss no longer rewards the fit
             (0 <= self.discriminative < 1, f"discriminative is {self.discriminative}, expected 0 <= value < 1"),
             (not (self.n_fft and self.on == "waveform" and self.kind != "mrstft"), "n_fft is for losses on spectra"),
+            (
+                not (self.n_fft and self.on == "projection"),
+                "a projection is on the network's own spectra, without n_fft",
+            ),
             (not self.discriminative or self.kind in ("mse", "l1", "kl", "is"), "discriminative does not go with it"),
         ):
             if not rule:
@@ -191,7 +199,14 @@ class Loss:
     @property
     def own_spectra(self) -> bool:
         """Computed on the spectra the network gives."""
-        return self.on != "waveform" and not self.n_fft
+        return self.on in ("spectrum", "magnitude") and not self.n_fft
+
+    @property
+    def wanted(self) -> str:
+        """What it compares: a key of `SeparationModel.training_outputs`."""
+        if self.on == "projection":
+            return "projections"
+        return "spectra" if self.own_spectra else "waveforms"
 
     @property
     def title(self) -> str:
@@ -220,7 +235,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not self.losses:
             raise OptionError("there is no loss to train with.", hint="add a [[loss]] table to the recipe.")
-        self.wanted = frozenset("spectra" if loss.own_spectra else "waveforms" for loss in self.losses)
+        self.wanted = frozenset(loss.wanted for loss in self.losses)
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -228,7 +243,12 @@ class Objective:
         return tuple(loss.title for loss in self.losses)
 
     def __call__(
-        self, outputs: Mapping[str, Tensor], references: Tensor, known: Tensor | None, model: SeparationModel
+        self,
+        outputs: Mapping[str, Tensor],
+        references: Tensor,
+        known: Tensor | None,
+        model: SeparationModel,
+        mixture: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss of a batch.
 
@@ -237,53 +257,49 @@ class Objective:
             references: [B, S, C, T].
             known: [B, S] bool: which references are true; None: all.
             model: for its own transform.
+            mixture: [B, C, T], for projections; None: the sum of the references.
 
         Returns:
             The sum (with gradient), and the summands unweighted and detached, [number of losses].
 
         Raises:
-            OptionError: a loss on the network's own spectra, and it has none.
+            OptionError: a loss on the network's own spectra or projections, and it has none.
         """
         shape = references.shape[:2]
         weights = torch.ones(shape, device=references.device) if known is None else known.float()
         if self.stem_weights:
             weights = weights * weights.new_tensor(self.stem_weights)
         scale = weights.sum().clamp_min(1e-6)
-        own = self._own(outputs, references, model) if "spectra" in self.wanted else None
-        values = [(self._value(loss, outputs, references, known, own) * weights).sum() / scale for loss in self.losses]
+        pairs = {"waveforms": (outputs["waveforms"], references)} if "waveforms" in self.wanted else {}
+        if "spectra" in self.wanted:
+            pairs["spectra"] = self._own(outputs, "spectra", model.training_spectra(references), model)
+        if "projections" in self.wanted:
+            heard = references.sum(1) if mixture is None else mixture
+            target = model.training_projections(heard, references)
+            pairs["projections"] = self._own(outputs, "projections", target, model)
+        values = [(self._value(loss, pairs, known) * weights).sum() / scale for loss in self.losses]
         total = torch.stack([loss.weight * value for loss, value in zip(self.losses, values, strict=True)]).sum()
         return total, torch.stack(values).detach()
 
-    def _own(self, outputs: Mapping[str, Tensor], references: Tensor, model: SeparationModel) -> tuple[Tensor, Tensor]:
-        transformed = model.training_spectra(references)
-        if transformed is None or "spectra" not in outputs:
+    @staticmethod
+    def _own(
+        outputs: Mapping[str, Tensor], name: str, target: Tensor | None, model: SeparationModel
+    ) -> tuple[Tensor, Tensor]:
+        if target is None or name not in outputs:
             raise OptionError(
-                f"{type(model).__name__} gives no spectra of its own for a loss.", hint="give the loss an n_fft."
+                f"{type(model).__name__} gives no {name} of its own for a loss.", hint="give the loss an n_fft."
             )
-        return outputs["spectra"], transformed
+        return outputs[name], target
 
-    def _value(
-        self,
-        loss: Loss,
-        outputs: Mapping[str, Tensor],
-        references: Tensor,
-        known: Tensor | None,
-        own: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
+    @staticmethod
+    def _value(loss: Loss, pairs: Mapping[str, tuple[Tensor, Tensor]], known: Tensor | None) -> Tensor:
+        y, s = pairs[loss.wanted]
         if loss.kind == "mrstft":
-            return mrstft(outputs["waveforms"], references, loss.resolutions())
-        distance = DISTANCES[loss.kind][0]
-        pairs: list[tuple[Tensor, Tensor]]
-        if loss.on == "waveform":
-            pairs = [(outputs["waveforms"], references)]
-        elif loss.own_spectra:
-            assert own is not None
-            pairs = [own]
-        else:
-            pairs = [
-                (stft(outputs["waveforms"], size, hop), stft(references, size, hop)) for size, hop in loss.resolutions()
-            ]
+            return mrstft(y, s, loss.resolutions())
+        compared = [(y, s)]
+        if loss.n_fft:
+            compared = [(stft(y, size, hop), stft(s, size, hop)) for size, hop in loss.resolutions()]
         if loss.on == "magnitude":
-            pairs = [(magnitude(y), magnitude(s)) for y, s in pairs]
-        values = [discriminative(distance, y, s, loss.discriminative, known) for y, s in pairs]
-        return torch.stack(values).mean(0)
+            compared = [(magnitude(y), magnitude(s)) for y, s in compared]
+        distance = DISTANCES[loss.kind][0]
+        return torch.stack([discriminative(distance, y, s, loss.discriminative, known) for y, s in compared]).mean(0)
