@@ -21,6 +21,7 @@ from unmixcli.training.augment_linear import (
     mute,
     polarity,
     reverb,
+    width,
 )
 from unmixcli.training.augment_stretch import pitch_tempo, speed
 
@@ -141,6 +142,26 @@ def test_gain_keeps_to_its_range() -> None:
     levels = [db(float(row[0, 0] / old[0, 0])) for row, old in zip(louder, audio, strict=True)]
     assert -6 <= min(levels) < -5.5
     assert 1.5 < max(levels) <= 2.001
+
+
+def test_width_scales_the_side_and_keeps_the_middle() -> None:
+    audio = stems(0.05, count=3)
+    side, middle = audio[:, 0] - audio[:, 1], audio[:, 0] + audio[:, 1]
+    changed = width(audio.copy(), generator(), sample_rate=RATE, low=0.5, high=0.5, balance_db=0, mono=0)
+    np.testing.assert_allclose(changed[:, 0] + changed[:, 1], middle, atol=1e-5)
+    np.testing.assert_allclose(changed[:, 0] - changed[:, 1], side / 2, atol=1e-5)
+    mono = width(audio.copy(), generator(), sample_rate=RATE, mono=1)
+    np.testing.assert_array_equal(mono[:, 0], mono[:, 1])
+    np.testing.assert_allclose(mono[:, 0], middle / 2, atol=1e-5)
+
+
+def test_width_moves_each_stem_to_a_place_of_its_own() -> None:
+    """A stem in the middle comes out as itself, louder on one side: within the balance, and not twice the same."""
+    audio = np.repeat(stems(0.05)[:, :1], 2, axis=1)
+    moved = width(audio.copy(), generator(), sample_rate=RATE, balance_db=6, mono=0)
+    levels = 20 * np.log10(np.std(moved[:, 0], axis=-1) / np.std(moved[:, 1], axis=-1))
+    assert np.all(np.abs(levels) <= 6 + 1e-3)
+    assert np.ptp(levels) > 0.1
 
 
 def test_signs_sides_and_silences() -> None:

@@ -69,6 +69,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "gain": Augmentation(_LINEAR + "gain", "stems"),
     "polarity": Augmentation(_LINEAR + "polarity", "stems"),
     "channel_swap": Augmentation(_LINEAR + "channel_swap", "stems"),
+    "width": Augmentation(_LINEAR + "width", "stems"),
     "mute": Augmentation(_LINEAR + "mute", "stems"),
     "circular_shift": Augmentation(_LINEAR + "circular_shift", "stems"),
     "eq": Augmentation(_LINEAR + "eq", "stems"),
