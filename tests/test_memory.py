@@ -50,6 +50,16 @@ def test_freed_blocks_go_back_to_the_system_at_once() -> None:
     assert left < 20  # otherwise more than 150
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
+def test_training_keeps_what_it_frees() -> None:
+    probe = _PROBE.replace("keep_memory_level", "keep_freed_memory")
+    root = Path(__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", probe], cwd=root, check=True, capture_output=True, text=True)
+    held, left = map(float, result.stdout.split())
+    assert held > 150
+    assert left > 0.9 * held
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [("always madvise [never]", False), ("always [madvise] never", True), ("[always] madvise never", True)],

@@ -1,4 +1,4 @@
-"""Keep a process's memory level over long inputs."""
+"""What a process does with memory it has freed: give it back over long inputs, keep it from step to step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import threading
 from pathlib import Path
 
 # malloc.h of glibc
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _THRESHOLD = 2**20
 _LATE_THRESHOLD = 8 * 2**20
@@ -51,3 +54,20 @@ def has_huge_pages(setting: Path = _HUGE_PAGES) -> bool:
     except OSError:
         return False
     return "[madvise]" in text or "[always]" in text
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next step, instead of giving it back; elsewhere nothing.
+
+    Steps of a training take the same large blocks again and again, and touching a page for the first time costs more
+    than computing with it: without a GPU, steps took two thirds of the time (docs/benchmarks/training.py). Memory that is
+    used once stays taken; only the command line does this, for the whole process.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, 1)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        library.mallopt(_M_TOP_PAD, 64 * 2**20)

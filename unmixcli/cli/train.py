@@ -76,6 +76,9 @@ def train(
 
         click.echo(json.dumps(chosen.as_json(), indent=2, ensure_ascii=False))
         return
+    from unmixcli.cli._memory import keep_freed_memory
+
+    keep_freed_memory()
     from unmixcli.training.run import train as run
 
     folder = Path(output) if output else Path(recipe) if Path(recipe).is_dir() else Path("runs") / chosen.name
