@@ -2,7 +2,7 @@
 
     python docs/benchmarks/training.py [--model band_masks] [--runs 2]
 
-Six excerpts of 4 s of noise, the network's default size, bf16 where the recipe of the built-in model uses it, one thread.
+Six excerpts of 4 s of noise, the network of default size, bf16 as the recipe of the built-in model has it, one thread.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step, instead of giving it back; elsewhere nothing.
 
     Steps of a training take the same large blocks again and again, and touching a page for the first time costs more
-    than computing with it: without a GPU, steps took two thirds of the time (docs/benchmarks/training.py). Memory that is
-    used once stays taken; only the command line does this, for the whole process.
+    than computing with it: without a GPU, steps took two thirds of the time (docs/benchmarks/training.py). Memory that
+    was used once stays taken; only the command line does this, for the whole process.
     """
     if platform.libc_ver()[0] != "glibc":
         return
