@@ -41,6 +41,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "demucs",
         _D | {"normalize": False, "resample": False, "gelu": False, "dconv_mode": 3, "lstm_layers": 2},
     ),
+    "demucs_v2": ("demucs.model.Demucs", "demucs_v2", {"channels": 4, "depth": 3}),
+    "demucs_v1": ("demucs.model.Demucs", "demucs_v1", {"channels": 4, "depth": 3}),
+    "conv_tasnet": ("demucs.tasnet.ConvTasNet", "conv_tasnet", {"N": 8, "L": 10, "B": 6, "H": 12, "X": 3, "R": 2}),
     "htdemucs": ("demucs.htdemucs.HTDemucs", "htdemucs", _HT | {"bottom_channels": 24}),
     "htdemucs_6s": ("demucs.htdemucs.HTDemucs", "htdemucs", _HT),
     "hdemucs": ("demucs.hdemucs.HDemucs", "hdemucs", _H),
@@ -62,7 +65,7 @@ def seeded_state(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
         fan = int(np.prod(shape[1:])) if len(shape) > 1 else 0
         values = values * 1.5 / fan**0.5 if fan else 0.1 * values
-        if name.endswith("scale") or ("norm" in name and name.endswith("weight")):
+        if name.endswith("scale") or ("norm" in name and name.endswith("weight")) or name.endswith("gamma"):
             values = 0.3 + 3 * abs(values)
         state[name] = torch.from_numpy(values).half()
     return state
@@ -85,12 +88,23 @@ def package(path: Path, case: str, state: Mapping[str, Any], **changes: Any) -> 
     """Write a package as `demucs.states` does: a dictionary that names its class, saved by torch."""
     content = {"klass": _published_class(CASES[case][0]), "args": (), "kwargs": arguments(case) | changes}
     content |= {"state": dict(state), "training_args": {"epochs": 1, "dset": {"samplerate": 44100}}}
+    _save(content, path, case)
+    return path
+
+
+def package_of_version_1(path: Path, case: str, state: Mapping[str, Any], **kwargs: Any) -> Path:
+    """Write a file as version 1 did: a tuple in torch's older format. Sources were counted, not named."""
+    content = (_published_class(CASES[case][0]), (), {**CASES[case][2], **kwargs}, dict(state))
+    _save(content, path, case, _use_new_zipfile_serialization=False)
+    return path
+
+
+def _save(content: Any, path: Path, case: str, **options: Any) -> None:
     try:
-        torch.save(content, path)
+        torch.save(content, path, **options)
     finally:
         for module in ("demucs", CASES[case][0].rpartition(".")[0]):
             sys.modules.pop(module, None)
-    return path
 
 
 def _published_class(name: str) -> type:
@@ -121,7 +135,9 @@ def write(folder: Path, case: str, **changes: Any) -> Path:
     return package(folder / f"{case}.th", case, published(build(case)), **changes)
 
 
-def plain_protocol(model: SeparationModel, track: Tensor, length: int, padded: Callable[[int], int]) -> Tensor:
+def plain_protocol(
+    model: SeparationModel, track: Tensor, length: int, padded: Callable[[int], int], overlap: float = 0.25
+) -> Tensor:
     """Normalise, cut, centre, run, weight, add, divide: `demucs.apply` in its simplest words.
 
     Args:
@@ -139,7 +155,7 @@ def plain_protocol(model: SeparationModel, track: Tensor, length: int, padded: C
     ramp = torch.arange(1, length // 2 + 1, dtype=torch.float32)
     weight = torch.cat([ramp, torch.arange(length - length // 2, 0, -1)]) / (length - length // 2)
     result, weights = torch.zeros(len(model.stems), *track.shape), torch.zeros(total)
-    for start in range(0, total, int(0.75 * length)):
+    for start in range(0, total, int((1 - overlap) * length)):
         stop = min(start + length, total)
         used = stop - start
         missing = padded(used) - used

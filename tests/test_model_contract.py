@@ -24,6 +24,7 @@ _TDC = {
     "layers_per_block": 2,
     "trim": 60,
 }
+_TASNET = {"N": 8, "L": 10, "B": 6, "H": 12, "X": 3, "R": 2}
 _D = {"channels": 8, "depth": 3, "norm_starts": 1, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _H = {"channels": 8, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dconv_comp": 2, "segment": "1/21"}
@@ -43,6 +44,15 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "demucs": [
         (_D, ("drums", "vocals")),
         (_D | {"resample": False, "normalize": False, "audio_channels": 1, "lstm_layers": 1}, ("vocals",)),
+    ],
+    "demucs_v1": [({"channels": 4, "depth": 3}, ("drums", "vocals"))],
+    "demucs_v2": [
+        ({"channels": 4, "depth": 3}, ("drums", "vocals")),
+        ({"channels": 4, "depth": 2, "audio_channels": 1}, ("vocals",)),
+    ],
+    "conv_tasnet": [
+        (_TASNET, ("drums", "vocals")),
+        (_TASNET | {"audio_channels": 1, "sources": ["drums", "vocals"]}, ("vocals",)),
     ],
     "demucs_bag": [
         (

@@ -29,6 +29,7 @@ from unmixcli.unpickle import ITEM_SIZES, Name, StorageRef, TensorRef, read_pick
 
 # Where published checkpoints keep their state dict, in the order we look.
 STATE_KEYS = ("state", "state_dict", "model_state_dict", "model")
+VERSION_1 = " (version 1)"
 # What wrappers (DataParallel, Lightning, torch.compile) put before every name.
 PREFIXES = ("module.", "model.", "_orig_mod.")
 
@@ -58,7 +59,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         CheckpointError: not a weights file, damaged, without a state dict, or with anything in it that is not data.
     """
-    content = read_package(path)
+    content = as_package(read_package(path))
     return Checkpoint(_state_of(content, path), find_settings(content))
 
 
@@ -68,7 +69,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as for `read_checkpoint`.
     """
-    return _state_of(read_package(path), path)
+    return _state_of(as_package(read_package(path)), path)
 
 
 def _state_of(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -94,6 +95,16 @@ def find_state(content: Any, *, levels: int = 3) -> dict[str, Tensor] | None:
         if found_below is not None:
             return found_below
     return None
+
+
+def as_package(content: Any) -> Any:
+    """The tuple (class, args, kwargs, state) of Demucs' first version as the dictionary of the later ones; whatever
+    else it is, unchanged. The class's name gets `VERSION_1` at its end, as the second version has another of that name.
+    """
+    match content:
+        case (Name(name), args, kwargs, state):
+            return {"klass": Name(name + VERSION_1), "args": args, "kwargs": kwargs, "state": state}
+    return content
 
 
 def find_settings(content: Any) -> dict[str, Any]:

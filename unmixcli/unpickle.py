@@ -57,6 +57,8 @@ INERT = frozenset(
         "builtins.float",
         "builtins.str",
         # Demucs packages name their class; its arguments stand beside it.
+        "demucs.model.Demucs",
+        "demucs.tasnet.ConvTasNet",
         "demucs.demucs.Demucs",
         "demucs.hdemucs.HDemucs",
         "demucs.htdemucs.HTDemucs",

@@ -1,6 +1,7 @@
-"""Record demucs.npz: small networks of the Demucs family with seeded weights, run by the public package.
+"""Record demucs.npz or demucs_old.npz: small networks of the family with seeded weights, run by the public package.
 
-Not part of the tests. It needs `demucs` 4.1.0 with einops, julius and openunmix:
+Not part of the tests. It needs `demucs` with einops, julius, openunmix and diffq, once 4.1.0 for versions 3 and 4, once
+2.0.3 for the older ones:
 
     python tests/references/record_demucs.py
 
@@ -28,17 +29,28 @@ for name in ("torchaudio", "sphn"):  # imported there, not needed here
         sys.modules[name].__spec__ = ModuleSpec(name, None)
 
 
+OLD = version("demucs").startswith("2.")
+OLD_CLASSES = ("demucs.model.Demucs", "demucs.tasnet.ConvTasNet")
+MINE = [case for case, values in CASES.items() if (values[0] in OLD_CLASSES) == OLD]
+
+
 def record(case: str) -> np.ndarray:
     """The public network's output, [1, S, C, T]."""
     module, _, attribute = CASES[case][0].rpartition(".")
     network = getattr(import_module(module), attribute)(**arguments(case)).eval()
     state = seeded_state({key: tuple(value.shape) for key, value in network.state_dict().items()})
     network.load_state_dict({key: value.float() for key, value in state.items()})
+    heard = mixture()
+    if case == "demucs_v1":  # the second version's code is the first one's but for these two things
+        network.resample = False
+        heard = heard * (1 + 1e-5)
     with torch.no_grad():
-        return network(mixture()).numpy()
+        if OLD:
+            return import_module("demucs.utils").apply_model(network, heard[0], shifts=0, split=False)[None].numpy()
+        return network(heard).numpy()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    outputs = {case: record(case) for case in CASES}
-    np.savez_compressed(HERE / "demucs.npz", version=version("demucs"), **outputs)
+    outputs = {case: record(case) for case in MINE}
+    np.savez_compressed(HERE / ("demucs_old.npz" if OLD else "demucs.npz"), version=version("demucs"), **outputs)

@@ -22,6 +22,9 @@ ARCHITECTURES: dict[str, str] = {
     "band_masks": "unmixcli.models.band_masks:BandMasks",
     "unet_masks": "unmixcli.models.unet_masks:UNetMasks",
     "demucs": "unmixcli.models.demucs:Demucs",
+    "demucs_v1": "unmixcli.models.demucs_v2:DemucsV1",
+    "demucs_v2": "unmixcli.models.demucs_v2:DemucsV2",
+    "conv_tasnet": "unmixcli.models.conv_tasnet:ConvTasNet",
     "demucs_bag": "unmixcli.models.demucs_bag:DemucsBag",
     "hdemucs": "unmixcli.models.hdemucs:HDemucs",
     "htdemucs": "unmixcli.models.htdemucs:HTDemucs",
@@ -36,6 +39,10 @@ PACKAGE_CLASSES: dict[str, str] = {
     "demucs.demucs.Demucs": "demucs",
     "demucs.hdemucs.HDemucs": "hdemucs",
     "demucs.htdemucs.HTDemucs": "htdemucs",
+    "demucs.model.Demucs": "demucs_v2",
+    "demucs.model.Demucs (version 1)": "demucs_v1",
+    "demucs.tasnet.ConvTasNet": "conv_tasnet",
+    "demucs.tasnet.ConvTasNet (version 1)": "conv_tasnet",
 }
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.base import SeparationModel
+from unmixcli.models.base import EdgePadding, SeparationModel
 from unmixcli.models.demucs_blocks import (
     BLSTM,
     DConv,
@@ -31,20 +31,20 @@ from unmixcli.models.demucs_blocks import (
     read_settings,
     read_sources,
     require,
+    stored_arguments,
     without_memory,
 )
 
 _EPSILON = 1e-5
 _ZEROS = 24  # zero crossings of the resampler's sinc on each side
 _ROLLOFF = 0.945  # its cut-off, as a fraction of the lower Nyquist frequency
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "audio_channels": 2,
     "channels": 64,
     "growth": 2.0,
     "depth": 6,
     "kernel_size": 8,
     "stride": 4,
-    "resample": True,
     "samplerate": 44100,
 }
 
@@ -53,13 +53,14 @@ class TimeDemucs(SeparationModel):
     """What the versions share. `values` are the settings, `_Layers` the network."""
 
     normalization = "track"
-    edge_padding = "zero"
+    edge_padding: EdgePadding = "zero"
     cpu_workers = True
     architecture: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
     only: ClassVar[Mapping[str, Any]]
     ignored: ClassVar[frozenset[str]]
     scaled: ClassVar[bool] = False  # divided by 1 + 1e-5 where nothing is normalised
+    hears_context: ClassVar[bool] = True  # what is missing to a valid length is taken from the track, not silence
     encoder: nn.ModuleList
     decoder: nn.ModuleList
 
@@ -89,7 +90,7 @@ class TimeDemucs(SeparationModel):
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The arguments stored in the package, with the entry's own laid over them."""
-        return {**next(iter(settings.values()), {}).get("kwargs", {}), **config}
+        return {**stored_arguments(settings), **config}
 
     @property
     def lost(self) -> int:
@@ -111,7 +112,7 @@ class TimeDemucs(SeparationModel):
 
     def _strided(self, length: int, lost: int) -> int:
         kernel, stride, depth = self.values["kernel_size"], self.values["stride"], self.values["depth"]
-        factor = 2 if self.values["resample"] else 1
+        factor = 2 if self.values.get("resample") else 1
         length *= factor
         for _ in range(depth):
             length = max(1, math.ceil((length - kernel) / stride) + 1) + lost
@@ -121,7 +122,7 @@ class TimeDemucs(SeparationModel):
 
     def context(self, used: int) -> tuple[int, int]:
         """See `SeparationModel`: whatever is missing to the valid length, half of it on each side."""
-        missing = self.valid_length(used) - used
+        missing = self.valid_length(used) - used if self.hears_context else 0
         return missing // 2, missing - missing // 2
 
     @torch.inference_mode()
@@ -129,13 +130,12 @@ class TimeDemucs(SeparationModel):
         """mixture [B, C, T] -> estimates [B, S, C, T]. Where T is no length that the strides want, it is made one by
         silence on both sides; where it is, the outermost samples that lack context are silent."""
         length = mixture.shape[-1]
-        valid = length
-        if length < self.valid_length(1) or self._strided(length, 0) != length:
-            valid = self.valid_length(length)
+        whole = length >= self.valid_length(1) and self._strided(length, 0) == length
+        valid = length if whole and self.hears_context else self.valid_length(length)
         mean, deviation = mixture.new_zeros(1, 1, 1), mixture.new_ones(1, 1, 1)
-        if self.values["normalize"]:
+        if self.values.get("normalize"):
             mean, deviation = _mono_level(mixture)
-        x = (mixture - mean) / (_EPSILON + deviation) if self.values["normalize"] or self.scaled else mixture
+        x = (mixture - mean) / (_EPSILON + deviation) if self.values.get("normalize") or self.scaled else mixture
         x = F.pad(x, ((valid - length) // 2, valid - length - (valid - length) // 2))
         estimates = self._network(x).unflatten(1, (len(self.sources), self.channels))[:, self._wanted]
         missing = length - estimates.shape[-1]
@@ -147,7 +147,7 @@ class TimeDemucs(SeparationModel):
 
     def _network(self, x: Tensor) -> Tensor:
         """[b, c, t] -> [b, (s c), t']."""
-        if self.values["resample"]:
+        if self.values.get("resample"):
             x = resample_twice(x)
         skips = []
         for encoder in self.encoder:
@@ -159,14 +159,15 @@ class TimeDemucs(SeparationModel):
             skip = skips.pop()
             start = (skip.shape[-1] - x.shape[-1]) // 2
             x = decoder(x + skip[..., start : start + x.shape[-1]])
-        return resample_half(x) if self.values["resample"] else x
+        return resample_half(x) if self.values.get("resample") else x
 
 
 class Demucs(TimeDemucs):
     """Version 3."""
 
     architecture = "demucs"
-    defaults: ClassVar[Mapping[str, Any]] = _DEFAULTS | {
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS | {
+        "resample": True,
         "lstm_layers": 0,
         "context": 1,
         "gelu": True,

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 
+FOUR_STEMS = ("drums", "bass", "other", "vocals")
 _STEPS = 200  # frames that an LSTM sees at once; it is run on overlapping pieces of longer signals
 _DECAYS = 4
 _HEADS = 4
@@ -230,6 +231,23 @@ def read_sources(architecture: str, config: Mapping[str, Any], stems: Iterable[s
     if missing := [stem for stem in stems if stem not in sources]:
         raise CheckpointError(f"these weights have no stem {', '.join(missing)}; they give {', '.join(sources)}.")
     return tuple(sources)
+
+
+def stored_arguments(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The constructor's arguments in the only package of `settings` (`checkpoint_read.find_settings`), by name.
+
+    The first one may stand without its name: the sources. Version 1 counts them and does not name them; four are those
+    of every later version.
+    """
+    package = next(iter(settings.values()), {})
+    values = dict(package.get("kwargs", {}))
+    if args := package.get("args"):
+        values.setdefault("sources", args[0])
+    if isinstance(values.get("sources", values.get("C")), int):
+        count = values.pop("sources", values.pop("C", None))
+        if count == len(FOUR_STEMS):
+            values["sources"] = list(FOUR_STEMS)
+    return values
 
 
 def require(architecture: str, rules: Iterable[tuple[bool, str]]) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, read_sources, require, without_memory
+from unmixcli.models.demucs_blocks import read_settings, read_sources, require, stored_arguments, without_memory
 from unmixcli.models.demucs_layers import BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSettings
 from unmixcli.models.spectrogram import OverlapAdd, spectra
 from unmixcli.models.wiener import wiener
@@ -98,7 +98,7 @@ class Hybrid(SeparationModel):
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The arguments stored in the package, with the entry's own laid over them."""
-        return {**next(iter(settings.values()), {}).get("kwargs", {}), **config}
+        return {**stored_arguments(settings), **config}
 
     def middle(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """From the encoders to the decoders: frequency branch [b, c, f, t], time branch [b, c, t]."""
