@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unmixcli.errors import CheckpointError
+from unmixcli.quantized import is_quantized, number_tensors
 from unmixcli.unpickle import ITEM_SIZES, Name, StorageRef, TensorRef, read_pickle
 
 # Where published checkpoints keep their state dict, in the order we look.
@@ -100,10 +101,13 @@ def find_state(content: Any, *, levels: int = 3) -> dict[str, Tensor] | None:
 def as_package(content: Any) -> Any:
     """The tuple (class, args, kwargs, state) of Demucs' first version as the dictionary of the later ones; whatever
     else it is, unchanged. The class's name gets `VERSION_1` at its end, as the second version has another of that name.
+    Quantised weights become numbered tensors (`quantized.py`).
     """
     match content:
         case (Name(name), args, kwargs, state):
             return {"klass": Name(name + VERSION_1), "args": args, "kwargs": kwargs, "state": state}
+    if isinstance(content, Mapping) and is_quantized(content.get("state")):
+        return {**content, "state": number_tensors(content["state"])}
     return content
 
 

@@ -28,6 +28,7 @@ from unmixcli.models.demucs_blocks import (
     BLSTM,
     DConv,
     group_norm,
+    named_state,
     read_settings,
     read_sources,
     require,
@@ -187,7 +188,7 @@ class Demucs(TimeDemucs):
     @classmethod
     def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The published tensors; in older packages a norm that isn't there was not counted either."""
-        state = super().convert_state(config, states)
+        state = named_state(cls, config, super().convert_state(config, states))
         for name in [name for name in state if name.split(".")[2:3] == ["2"]]:
             side, level, _, kind = name.split(".")
             if (new := f"{side}.{level}.3.{kind}") not in state:

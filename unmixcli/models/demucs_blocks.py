@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
+from unmixcli.models.base import SeparationModel
+from unmixcli.quantized import SETTINGS, name_tensors
 
 FOUR_STEMS = ("drums", "bass", "other", "vocals")
 _STEPS = 200  # frames that an LSTM sees at once; it is run on overlapping pieces of longer signals
@@ -259,6 +261,18 @@ def require(architecture: str, rules: Iterable[tuple[bool, str]]) -> None:
     for holds, message in rules:
         if not holds:
             raise CheckpointError(f"{architecture}'s {message}.")
+
+
+def named_state(
+    model: type[SeparationModel], config: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The published tensors of a network whose parameters stand in the published order; quantised ones unpacked."""
+    if SETTINGS not in state:
+        return dict(state)
+    sources = read_sources(model.__name__, config, config.get("sources", FOUR_STEMS))
+    with torch.device("meta"):
+        network = model.from_config(config, sources)
+    return name_tensors(state, [(name, parameter.shape) for name, parameter in network.named_parameters()])
 
 
 def without_memory(build: Callable[[], nn.Module]) -> nn.Module:

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, read_sources, require, stored_arguments, without_memory
+from unmixcli.models.demucs_blocks import (
+    named_state,
+    read_settings,
+    read_sources,
+    require,
+    stored_arguments,
+    without_memory,
+)
 from unmixcli.models.demucs_layers import BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSettings
 from unmixcli.models.spectrogram import OverlapAdd, spectra
 from unmixcli.models.wiener import wiener
@@ -99,6 +106,11 @@ class Hybrid(SeparationModel):
     def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The arguments stored in the package, with the entry's own laid over them."""
         return {**stored_arguments(settings), **config}
+
+    @classmethod
+    def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The published tensors; quantised ones unpacked."""
+        return named_state(cls, config, super().convert_state(config, states))
 
     def middle(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """From the encoders to the decoders: frequency branch [b, c, f, t], time branch [b, c, t]."""
