@@ -596,7 +596,7 @@ def test_auto_with_a_network_shows_the_licence(monkeypatch: pytest.MonkeyPatch) 
     assert entry.name == "umxhq"
     assert warning == "umxhq is fetched once; licence of its weights: MIT, commercial use allowed."
     entry, warning = choose_model("auto", ("vocals",), "best")
-    assert entry.name == "umxl"
+    assert entry.name == "htdemucs_ft"
     assert "no commercial use" in str(warning)
 
 
@@ -609,7 +609,7 @@ def test_auto_with_the_files_here_is_silent(monkeypatch: pytest.MonkeyPatch, net
     assert entry.config["niter"] == 0
     entry, warning = choose_model("auto", (), "best", offline=True)
     assert entry.name == "umxhq", "the next best that is here"
-    assert "umxl" in str(warning)
+    assert "htdemucs_ft" in str(warning)
 
 
 def test_auto_takes_another_trained_model_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:

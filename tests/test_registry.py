@@ -79,8 +79,9 @@ def test_recommended_is_free_to_use_and_answers_for_the_usual_stems() -> None:
     assert registry.get("umxhq").licence.commercial_ok
     assert registry.recommended(("drums", "rest")) == "harmonic_percussive"
     assert registry.recommended(("speech",)) == "umxse"
-    assert registry.recommended(("vocals",), "best") == "umxl"
-    assert registry.recommended(("guitar",)) is None
+    assert registry.recommended(("vocals",), "best") == "htdemucs_ft"
+    assert registry.recommended(("guitar", "bass"), "fast") == "htdemucs_6s"
+    assert registry.recommended(("harpsichord",)) is None
     fast = registry.preset(("vocals",), "fast")
     assert fast is not None
     assert fast.overrides == {"niter": 0}
