@@ -123,7 +123,6 @@ class ConvTasNet(SeparationModel):
 
     normalization = "track"
     edge_padding = "none"
-    cpu_workers = True
     encoder: _Encoder
     separator: _Separator
     decoder: _Decoder

@@ -55,7 +55,6 @@ class TimeDemucs(SeparationModel):
 
     normalization = "track"
     edge_padding: EdgePadding = "zero"
-    cpu_workers = True
     architecture: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
     only: ClassVar[Mapping[str, Any]]

@@ -67,7 +67,6 @@ class Hybrid(SeparationModel):
     """Both branches and all around them; what is between encoders and decoders is for `middle`."""
 
     normalization = "track"
-    cpu_workers = True  # two segments on one thread each beat one on two: docs/benchmarks.md
     architecture: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
     only: ClassVar[Mapping[str, Any]]

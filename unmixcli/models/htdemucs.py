@@ -30,6 +30,7 @@ class HTDemucs(Hybrid):
 
     architecture = "htdemucs"
     fixed_segment = True
+    cpu_workers = True  # measured once: 1.25 to 1.57 times as fast as one segment with both threads
     edge_padding = "zero"
     from_zeros = False
     defaults: ClassVar[Mapping[str, Any]] = SHARED_DEFAULTS | {
