@@ -579,13 +579,13 @@ def test_a_model_named_is_never_replaced(network: list[bool]) -> None:
 
 def test_auto_without_a_network_falls_back_and_says_what_to_do(network: list[bool]) -> None:
     entry, warning = choose_model("auto", ("vocals", "accompaniment"))
-    assert entry.name == "classical"
+    assert entry.name == "unmix_small"
     assert warning is not None
-    for word in ("umxhq", "could not be reached", "classical methods", "unmix models download umxhq", "--model"):
+    for word in ("umxhq", "could not be reached", "built-in unmix_small", "unmix models download umxhq", "--model"):
         assert word in warning
     assert len(network) == 1
     entry, warning = choose_model("auto", offline=True)
-    assert entry.name == "classical"
+    assert entry.name == "unmix_small"
     assert "no network may be used" in str(warning)
     assert len(network) == 1, "offline asks nobody"
 
@@ -617,7 +617,7 @@ def test_auto_takes_another_trained_model_that_is_here(monkeypatch: pytest.Monke
     entry, warning = choose_model("auto", ("accompaniment",), offline=True)
     assert entry.name == "cac_tdc_17"
     assert "used instead: cac_tdc_17" in str(warning)
-    assert choose_model("auto", (), offline=True)[0].name == "classical", "it gives fewer stems than were asked for"
+    assert choose_model("auto", (), offline=True)[0].name == "unmix_small", "it gives fewer stems than were asked for"
 
 
 def test_auto_asks_only_for_the_files_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -628,9 +628,9 @@ def test_auto_asks_only_for_the_files_it_needs(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_stem_that_can_not_be_given_is_a_clear_error(network: list[bool]) -> None:
-    with pytest.raises(UnmixError, match="without a trained model there is no bass") as caught:
-        choose_model("auto", ("vocals", "bass"))
-    assert "unmix models download umxhq" in str(caught.value.hint)
+    with pytest.raises(UnmixError, match="the built-in unmix_small gives no speech, noise") as caught:
+        choose_model("auto", ("speech", "noise"))
+    assert "unmix models download umxse" in str(caught.value.hint)
     with pytest.raises(OptionError, match="no model gives harpsichord"):
         choose_model("auto", ("harpsichord",))
 

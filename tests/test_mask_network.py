@@ -18,7 +18,7 @@ from unmixcli.training.losses import Loss, Objective
 STEMS = ("vocals", "drums", "other")
 SMALL: dict[str, dict[str, Any]] = {
     "tcn_masks": {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2},
-    "band_masks": {"n_fft": 256, "hop": 64, "bands": 12, "hidden": 8, "blocks": 3},
+    "band_masks": {"n_fft": 256, "hop": 64, "bands": 12, "hidden": 8, "blocks": 3, "level": 5},
     "unet_masks": {"n_fft": 256, "hop": 64, "max_bin": 128, "hidden": 4, "growth": 4, "blocks": 2},
 }
 
@@ -78,6 +78,26 @@ def test_channels_swapped(name: str) -> None:
     energy = model.training_spectra(mixture).abs().square().sum()
     left_right = build(name, channels=1).training_spectra(mixture.transpose(0, 1)).abs().square().sum()
     torch.testing.assert_close(energy, left_right)  # orthonormal
+
+
+def test_a_quiet_recording_is_separated_as_a_loud_one() -> None:
+    """With the level evened out the masks depend on it only through the floor under the logarithm."""
+    model = build("band_masks")
+    loud = 2 * noise(1, 2, 5000)
+    for gain in (0.1, 2.0):
+        torch.testing.assert_close(model(gain * loud) / gain, model(loud), atol=2e-3, rtol=0)
+    seen = build("tcn_masks")  # which sees levels as they are
+    assert (seen(0.1 * loud) / 0.1 - seen(loud)).abs().max() > 2e-2
+
+
+def test_the_level_is_that_of_the_surroundings() -> None:
+    """White noise of one level is brought to -17 dBFS, whatever the channels and the window."""
+    for channels, n_fft in ((1, 256), (2, 256), (2, 512)):
+        model = build("band_masks", channels=channels, n_fft=n_fft)
+        spectra = model.training_spectra(0.5 * noise(1, channels, 60000))
+        gain = model._gain(spectra)[0, 0, 0, 100:-100]
+        rms = 0.05  # of the noise
+        torch.testing.assert_close(gain, torch.full_like(gain, 10 ** (-17 / 20) / rms), rtol=0.15, atol=0)
 
 
 @pytest.mark.parametrize("name", SMALL)

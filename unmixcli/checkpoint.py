@@ -40,7 +40,8 @@ __all__ = [
     "stored_checkpoint",
 ]
 
-FALLBACK = "classical"
+# The model whose weights are in the package.
+FALLBACK = "unmix_small"
 _SETTINGS = "settings"  # key in the metadata of a converted copy
 
 
@@ -223,7 +224,7 @@ def choose_model(
 
     A model named explicitly is never replaced. "auto" is the registry's model for the stems and the quality if it
     is on this machine or a mirror answers (asked for at most five seconds), else another preset's model that is on this
-    machine, else the classical methods.
+    machine, else the one that comes with the program.
 
     Args:
         name: registry name, alias, or "auto".
@@ -276,11 +277,11 @@ def _fallback(registry: Registry, wanted: ModelEntry, stems: Sequence[str], why:
     if not can_give(entry.stems, stems):
         missing = ", ".join(stem for stem in stems if not can_give(entry.stems, [stem]))
         raise UnmixError(
-            f"{wanted.name} is not on this machine and {why}, and without a trained model there is no {missing}; "
+            f"{wanted.name} is not on this machine and {why}, and the built-in {entry.name} gives no {missing}; "
             f"possible are {', '.join(entry.stems)} and accompaniment.",
             hint=f"`unmix models download {wanted.name}` when there is a network, or name a model with `--model`.",
         )
-    return entry, _instead(wanted, why, "classical methods, which separate far less well")
+    return entry, _instead(wanted, why, f"the built-in {entry.name}, which is small and separates less well")
 
 
 def _instead(wanted: ModelEntry, why: str, used: str) -> str:

@@ -67,7 +67,7 @@ def ensure_files(
         hosts = ", ".join(dict.fromkeys(host_of(url) for url in all_urls(missing)))
         raise DownloadError(
             f"{missing[0].name} can't be fetched: no connection to {hosts} within {REACH_SECONDS:.0f} seconds.",
-            hint="check the network, HTTPS_PROXY or UNMIX_MIRROR; `--model classical` needs no download.",
+            hint="check the network, HTTPS_PROXY or UNMIX_MIRROR; `--model unmix_small` needs no download.",
         )
     for file in missing:
         paths[file.part] = _fetch_once(entry, file, reachable, on_progress)

@@ -47,9 +47,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         song = Path(scratch) / "song.wav"
         repeat(options.song, options.minutes, song)
-        command = [sys.executable, "-m", "unmixcli", str(song), "--model", options.model, "-o", scratch, "--overwrite"]
-        for _ in range(options.runs):
-            wall, peak = measure([*command, "-q"], dict(os.environ))
+        command = [sys.executable, "-m", "unmixcli", str(song), "--model", options.model, "-q", "-o"]
+        for run in range(options.runs):
+            wall, peak = measure([*command, str(Path(scratch) / str(run))], dict(os.environ))
             print(f"{options.minutes * 60 / wall:.1f} x real time ({wall:.1f} s), peak {peak:.0f} MiB")
 
 

@@ -25,14 +25,15 @@ _WIDEST = 40.0
 
 
 class BandMasks(MaskNetwork):
-    """See the module and `MaskNetwork`."""
+    """See the module and `MaskNetwork`. `level`: frames to each side over which levels are evened out."""
 
-    defaults: ClassVar[Mapping[str, int]] = {"hidden": 96, "bands": 48, "blocks": 8}
+    cpu_workers = True
+    defaults: ClassVar[Mapping[str, int]] = {"hidden": 96, "bands": 48, "blocks": 8, "level": 43}
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         blocks = self.read(config)["blocks"]
         dilations = [_DILATIONS[k % len(_DILATIONS)] for k in range(blocks)]
-        super().__init__(config, stems, context=sum(dilations))
+        super().__init__(config, stems, context=sum(dilations), seconds=16.0, level=self.read(config)["level"])
         hidden = self.settings["hidden"]
         self.check((self.settings["bands"] * 4 <= self.bins, "bands are too many for its n_fft"))
         self.widths = band_widths(self.bins, self.settings["bands"])

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
@@ -27,6 +28,9 @@ from unmixcli.spectrum import istft, stft
 
 # Added to magnitudes under the logarithm: about the level of 16-bit noise in a bin.
 _FLOOR = 1e-2
+# Where a level is evened out: root mean square of a loud mix, and the most that quiet passages are raised.
+_LEVEL = 10 ** (-17 / 20)
+_MOST = 100.0
 _COMMON: dict[str, int] = {"n_fft": 4096, "hop": 1024, "channels": 2, "sample_rate": 44100}
 
 
@@ -42,6 +46,8 @@ class MaskNetwork(SeparationModel):
         stems: to give, some of the targets.
         context: frames to each side that a frame depends on.
         multiple: frames; segments begin on this grid.
+        level: frames to each side over which the level is evened out before it is looked at, so that a quiet recording
+            is separated as a loud one; 0: levels are seen as they are.
         seconds: of a segment without its edges.
 
     Raises:
@@ -52,7 +58,14 @@ class MaskNetwork(SeparationModel):
     defaults: ClassVar[Mapping[str, int]]
 
     def __init__(
-        self, config: Mapping[str, Any], stems: Sequence[str], *, context: int, multiple: int = 1, seconds: float = 8.0
+        self,
+        config: Mapping[str, Any],
+        stems: Sequence[str],
+        *,
+        context: int,
+        multiple: int = 1,
+        seconds: float = 8.0,
+        level: int = 0,
     ) -> None:
         super().__init__()
         self.settings = self.read(config)
@@ -69,6 +82,8 @@ class MaskNetwork(SeparationModel):
         self.logits_per_bin = len(self.targets) * self.channels
         # Frames lie on the track's grid, and what a sample depends on lies within the edge: frames around it, those
         # that their masks depend on, and the samples of these.
+        self.level = level
+        context += level
         grid = multiple * self.hop
         self.segment_multiple = grid
         self.edge = -(-(context * self.hop + self.n_fft) // grid) * grid
@@ -91,21 +106,28 @@ class MaskNetwork(SeparationModel):
     def training_outputs(self, mixture: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Masked spectra, as `training_spectra` has them, their projections or waveforms: what is wanted."""
         x = self.training_spectra(mixture)  # [b, c, f, n]
+        masks = self._masks(x)
+        outputs = {}
+        if "projections" in wanted:
+            outputs["projections"] = masks * x.abs()[:, None]
+        if "spectra" in wanted:
+            outputs["spectra"] = torch.stack([_masked(x, mask) for mask in masks.unbind(1)], 1)
+        if "waveforms" in wanted:
+            # one stem after the other: the spectra of all of them would be most of the memory that separating takes
+            waves = [istft(_masked(x, mask), self.n_fft, self.hop, mixture.shape[-1]) for mask in masks.unbind(1)]
+            outputs["waveforms"] = self._turned(torch.stack(waves, 1), -2)
+        return outputs
+
+    def _masks(self, x: Tensor) -> Tensor:
+        """complex [b, c, f, n] -> real [b, s, c, f, n]."""
         masks = self.logits(self._features(x)).float().unflatten(1, (-1, self.channels)).softmax(1)
-        masks = masks[:, self._outputs]
+        if self._outputs != list(range(len(self.targets))):
+            masks = masks[:, self._outputs]
         missing = self.bins - masks.shape[3]
         if missing:
             top = masks[:, :, :, -16:].mean(3, keepdim=True)
             masks = torch.cat([masks, top.expand(-1, -1, -1, missing, -1)], 3)
-        outputs = {}
-        if "projections" in wanted:
-            outputs["projections"] = masks * x.abs()[:, None]
-        if "spectra" in wanted or "waveforms" in wanted:
-            outputs["spectra"] = torch.view_as_complex(torch.view_as_real(x)[:, None] * masks[..., None])
-        if "waveforms" in wanted:
-            waves = istft(outputs["spectra"], self.n_fft, self.hop, mixture.shape[-1])
-            outputs["waveforms"] = self._turned(waves, -2)
-        return outputs
+        return masks
 
     def training_spectra(self, waves: Tensor) -> Tensor:
         """[..., C, T] -> complex [..., C, F, N], the channels middle and side."""
@@ -128,8 +150,19 @@ class MaskNetwork(SeparationModel):
 
     def _features(self, x: Tensor) -> Tensor:
         """[b, c, f, n] complex -> [b, k, f, n]."""
-        loud = torch.cat([self._turned(x, 1), x], 1) if self.channels == 2 else x
-        return (loud.abs() + _FLOOR).log()
+        loud = (torch.cat([self._turned(x, 1), x], 1) if self.channels == 2 else x).abs()
+        if self.level:
+            loud = loud * self._gain(x)
+        return (loud + _FLOOR).log()
+
+    def _gain(self, x: Tensor) -> Tensor:
+        """What brings the surroundings of each frame to one level. complex [b, c, f, n] -> [b, 1, 1, n]."""
+        energy = x.abs().square().sum((1, 2))[:, None]
+        span = 2 * self.level + 1
+        around = F.avg_pool1d(energy, span, stride=1, padding=self.level, count_include_pad=False)
+        # Parseval: half the spectrum of a Hann window, whose mean square is 3/8
+        rms = (around / (self.channels * 0.375 * self.n_fft * self.n_fft / 2)).sqrt()
+        return (_LEVEL / rms.clamp_min(_LEVEL / _MOST))[:, :, None]
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, int]:
@@ -165,6 +198,10 @@ class MaskNetwork(SeparationModel):
     @classmethod
     def _name(cls) -> str:
         return cls.__module__.rpartition(".")[2]
+
+
+def _masked(spectra: Tensor, mask: Tensor) -> Tensor:
+    return torch.view_as_complex(torch.view_as_real(spectra) * mask[..., None])
 
 
 class FeatureNorm(nn.Module):
