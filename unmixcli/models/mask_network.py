@@ -1,10 +1,9 @@
 """What the trainable mask networks share: spectra, features, masks that add to one, and how segments are cut.
 
 A network sees a stereo spectrum as middle and side, (L + R)/√2 and (L - R)/√2, and masks these: a voice in the centre
-has no side, and a mask on the side costs it nothing ("stereo prior", e.g. Fitzgerald, "Upmixing from mono", 2011;
-measured with ideal ratio masks, middle and side are better than left and right by 0.03 to 0.06 dB). The transform is
-orthonormal, so a loss means the same on both. Features are the logarithms of the magnitudes of left, right, middle and
-side: where a source stands follows from their differences.
+has no side, and a mask on the side costs it nothing. The transform is orthonormal, so a loss means the same on both.
+Features are the logarithms of the magnitudes of left, right, middle and side: where a source stands follows from their
+differences.
 
 The masks are a softmax over all stems, so that the stems add up to the mixture.
 

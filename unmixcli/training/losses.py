@@ -13,7 +13,7 @@ stem that nobody knows can be left out of one item. `Objective` transforms, weig
 
 A projection is the part of a reference's spectrum in the direction of the mixture's ("Phase-sensitive and
 recognition-boosted speech separation using deep recurrent neural networks", Erdogan et al., ICASSP 2015): all that a
-real mask can reach, in real numbers, for half the time.
+real mask can reach, in half as many numbers.
 
 `discriminative` adds the term of "Joint Optimization of Masks and Deep Recurrent Neural Networks for Monaural Source
 Separation" (Huang et al., 2015, 1502.04149): estimates shall be unlike the other stems' references.
