@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, read_sources, require, stored_arguments, without_memory
+from unmixcli.models.demucs_blocks import PackagedNetwork, read_settings, require
 
 _EPSILON = 1e-8
 _NAME = "conv_tasnet"
@@ -118,17 +117,15 @@ class _Layers(nn.Module):
         self.decoder.basis_signals = nn.Linear(basis, values["audio_channels"] * length, bias=False)
 
 
-class ConvTasNet(SeparationModel):
+class ConvTasNet(PackagedNetwork):
     """See the module."""
 
-    normalization = "track"
     edge_padding = "none"
     encoder: _Encoder
     separator: _Separator
     decoder: _Decoder
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
-        super().__init__()
         ignored = {"C", "segment_length"}
         values = read_settings(_NAME, config, _DEFAULTS, only=_ONLY, ignored=ignored)
         numbers = {name: values[name] for name in ("N", "B", "H", "X", "R")}
@@ -144,27 +141,10 @@ class ConvTasNet(SeparationModel):
                 (values["samplerate"] >= 1, f"samplerate is {values['samplerate']}"),
             ),
         )
-        self.values = values
-        self.sources = read_sources(_NAME, config, stems)
-        self.stems = tuple(stems)
-        self.sample_rate, self.channels = values["samplerate"], values["audio_channels"]
+        super().__init__(_NAME, values, config, stems)
         self.overlap = values["overlap"]
         self.segment_length = max(1, int(values["segment"] * self.sample_rate))
-        self._wanted = [self.sources.index(stem) for stem in stems]
-        layers = without_memory(lambda: _Layers(values, len(self.sources)))
-        for name, part in layers.named_children():
-            setattr(self, name, part)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> ConvTasNet:
-        """See `SeparationModel`. Keys: the published constructor's arguments, `segment` (seconds) and `overlap`;
-        `sources` names all outputs of the weights (default: the stems asked)."""
-        return cls(config, stems)
-
-    @classmethod
-    def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The arguments stored in the file, with the entry's own laid over them."""
-        return {**stored_arguments(settings), **config}
+        self.adopt(lambda: _Layers(values, len(self.sources)))
 
     @torch.inference_mode()
     def forward(self, mixture: Tensor) -> Tensor:

@@ -23,17 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.base import EdgePadding, SeparationModel
+from unmixcli.models.base import EdgePadding
 from unmixcli.models.demucs_blocks import (
     BLSTM,
     DConv,
+    PackagedNetwork,
     group_norm,
     named_state,
     read_settings,
-    read_sources,
     require,
-    stored_arguments,
-    without_memory,
 )
 
 _EPSILON = 1e-5
@@ -50,10 +48,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class TimeDemucs(SeparationModel):
+class TimeDemucs(PackagedNetwork):
     """What the versions share. `values` are the settings, `_Layers` the network."""
 
-    normalization = "track"
     edge_padding: EdgePadding = "zero"
     architecture: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
@@ -65,32 +62,14 @@ class TimeDemucs(SeparationModel):
     decoder: nn.ModuleList
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
-        super().__init__()
         values = read_settings(self.architecture, config, self.defaults, only=self.only, ignored=self.ignored)
         _check(self.architecture, values)
-        self.values = values
-        self.sources = read_sources(self.architecture, config, stems)
-        self.stems = tuple(stems)
-        self.sample_rate, self.channels = values["samplerate"], values["audio_channels"]
-        self._wanted = [self.sources.index(stem) for stem in stems]
+        super().__init__(self.architecture, values, config, stems)
         self.lstm: BLSTM | None = None
-        layers = without_memory(lambda: self.layers(values, len(self.sources)))
-        for name, part in layers.named_children():
-            setattr(self, name, part)
+        self.adopt(lambda: self.layers(values, len(self.sources)))
         used = self.used_length()
         self.edge = sum(self.context(used)) // 2
         self.segment_length = used + 2 * self.edge
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> TimeDemucs:
-        """See `SeparationModel`. Keys: the published constructor's arguments; `sources` names all outputs of the
-        weights (default: the stems asked)."""
-        return cls(config, stems)
-
-    @classmethod
-    def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The arguments stored in the package, with the entry's own laid over them."""
-        return {**stored_arguments(settings), **config}
 
     @property
     def lost(self) -> int:

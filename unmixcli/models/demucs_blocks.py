@@ -10,7 +10,7 @@ Legend: b batch, c channel of the network, t frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -280,3 +280,35 @@ def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         module = build()
     return module._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+
+
+class PackagedNetwork(SeparationModel):
+    """A network whose file holds its constructor's arguments, and which is built without memory for its weights."""
+
+    normalization = "track"
+
+    def __init__(
+        self, architecture: str, values: Mapping[str, Any], config: Mapping[str, Any], stems: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.values = values
+        self.sources = read_sources(architecture, config, stems)
+        self.stems = tuple(stems)
+        self.sample_rate, self.channels = values["samplerate"], values["audio_channels"]
+        self._wanted = [self.sources.index(stem) for stem in stems]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> PackagedNetwork:
+        """See `SeparationModel`. Keys: the published constructor's arguments; `sources` names all outputs of the
+        weights (default: the stems asked)."""
+        return cls(config, stems)  # type: ignore[call-arg,arg-type]
+
+    @classmethod
+    def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The arguments stored in the file, with the entry's own laid over them."""
+        return {**stored_arguments(settings), **config}
+
+    def adopt(self, build: Callable[[], nn.Module]) -> None:
+        """Take the parts of a module, made without memory, under their names: the published ones."""
+        for name, part in without_memory(build).named_children():
+            setattr(self, name, part)

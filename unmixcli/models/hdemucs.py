@@ -23,14 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.base import SeparationModel
 from unmixcli.models.demucs_blocks import (
+    PackagedNetwork,
     named_state,
     read_settings,
-    read_sources,
     require,
-    stored_arguments,
-    without_memory,
 )
 from unmixcli.models.demucs_layers import BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSettings
 from unmixcli.models.spectrogram import OverlapAdd, spectra
@@ -63,10 +60,9 @@ SHARED_IGNORED = frozenset({"end_iters", "emb_smooth", "dconv_init", "rescale"})
 ONLY: dict[str, Any] = {"channels_time": None, "rewrite": True, "wiener_residual": False}
 
 
-class Hybrid(SeparationModel):
+class Hybrid(PackagedNetwork):
     """Both branches and all around them; what is between encoders and decoders is for `middle`."""
 
-    normalization = "track"
     architecture: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
     only: ClassVar[Mapping[str, Any]]
@@ -79,32 +75,14 @@ class Hybrid(SeparationModel):
     tdecoder: nn.ModuleList
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
-        super().__init__()
         values = read_settings(self.architecture, config, self.defaults, only=self.only, ignored=self.ignored)
         _check(self.architecture, values)
-        self.sources = read_sources(self.architecture, config, stems)
-        self.values = values
-        self.stems = tuple(stems)
-        self.sample_rate, self.channels = values["samplerate"], values["audio_channels"]
+        super().__init__(self.architecture, values, config, stems)
         self.segment_length = int(values["segment"] * self.sample_rate)
         self.n_fft, self.hop = values["nfft"], values["nfft"] // 4
-        self._wanted = [self.sources.index(stem) for stem in stems]
         self.freq_emb: FrequencyEmbedding | None = None
-        branches = without_memory(lambda: _Branches(values, len(self.sources)))
-        for name, part in branches.named_children():
-            setattr(self, name, part)
+        self.adopt(lambda: _Branches(values, len(self.sources)))
         self.register_buffer("window", torch.hann_window(self.n_fft) / math.sqrt(self.n_fft), persistent=False)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> Hybrid:
-        """See `SeparationModel`. Keys: the published constructor's arguments; `sources` names all outputs of the
-        weights (default: the stems asked)."""
-        return cls(config, stems)
-
-    @classmethod
-    def complete_config(cls, config: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The arguments stored in the package, with the entry's own laid over them."""
-        return {**stored_arguments(settings), **config}
 
     @classmethod
     def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.demucs_blocks import require, without_memory
+from unmixcli.models.demucs_blocks import require
 from unmixcli.models.demucs_transformer import CrossTransformer, TransformerSettings
 from unmixcli.models.hdemucs import ONLY, SHARED_DEFAULTS, SHARED_IGNORED, Hybrid
 
@@ -88,9 +88,7 @@ class HTDemucs(Hybrid):
                 (values["nfft"] // 2 // values["stride"] ** values["depth"] > 1, "nfft is too small for its depth"),
             ),
         )
-        parts = without_memory(lambda: _Middle(inner, width, values))
-        for name, part in parts.named_children():
-            setattr(self, name, part)
+        self.adopt(lambda: _Middle(inner, width, values))
 
     def context(self, used: int) -> tuple[int, int]:
         """See `SeparationModel`: a shorter segment stands in the middle."""
