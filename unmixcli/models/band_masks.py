@@ -33,7 +33,7 @@ class BandMasks(MaskNetwork):
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         blocks = self.read(config)["blocks"]
         dilations = [_DILATIONS[k % len(_DILATIONS)] for k in range(blocks)]
-        super().__init__(config, stems, context=sum(dilations), seconds=16.0, level=self.read(config)["level"])
+        super().__init__(config, stems, context=sum(dilations), seconds=16.0)
         hidden = self.settings["hidden"]
         self.check((self.settings["bands"] * 4 <= self.bins, "bands are too many for its n_fft"))
         self.widths = band_widths(self.bins, self.settings["bands"])

@@ -37,7 +37,8 @@ class MaskNetwork(SeparationModel):
     """A network between features and logits.
 
     A subclass gives `defaults` (its settings beside the common ones, whole numbers), builds its layers after calling
-    `__init__`, and writes `logits`.
+    `__init__`, and writes `logits`. Where it has a setting `level`, so many frames to each side, their level is evened
+    out before they are looked at, so that a quiet recording is separated as a loud one.
 
     Args:
         config: values instead of the defaults, and `targets`: all stems that the mixture is shared out to (default:
@@ -45,8 +46,6 @@ class MaskNetwork(SeparationModel):
         stems: to give, some of the targets.
         context: frames to each side that a frame depends on.
         multiple: frames; segments begin on this grid.
-        level: frames to each side over which the level is evened out before it is looked at, so that a quiet recording
-            is separated as a loud one; 0: levels are seen as they are.
         seconds: of a segment without its edges.
 
     Raises:
@@ -64,7 +63,6 @@ class MaskNetwork(SeparationModel):
         context: int,
         multiple: int = 1,
         seconds: float = 8.0,
-        level: int = 0,
     ) -> None:
         super().__init__()
         self.settings = self.read(config)
@@ -81,8 +79,8 @@ class MaskNetwork(SeparationModel):
         self.logits_per_bin = len(self.targets) * self.channels
         # Frames lie on the track's grid, and what a sample depends on lies within the edge: frames around it, those
         # that their masks depend on, and the samples of these.
-        self.level = level
-        context += level
+        self.level = self.settings.get("level", 0)
+        context += self.level
         grid = multiple * self.hop
         self.segment_multiple = grid
         self.edge = -(-(context * self.hop + self.n_fft) // grid) * grid
@@ -151,12 +149,12 @@ class MaskNetwork(SeparationModel):
         """[b, c, f, n] complex -> [b, k, f, n]."""
         loud = (torch.cat([self._turned(x, 1), x], 1) if self.channels == 2 else x).abs()
         if self.level:
-            loud = loud * self._gain(x)
+            loud = loud * self._gain(loud[:, -self.channels :])
         return (loud + _FLOOR).log()
 
-    def _gain(self, x: Tensor) -> Tensor:
-        """What brings the surroundings of each frame to one level. complex [b, c, f, n] -> [b, 1, 1, n]."""
-        energy = x.abs().square().sum((1, 2))[:, None]
+    def _gain(self, magnitudes: Tensor) -> Tensor:
+        """What brings the surroundings of each frame to one level. [b, c, f, n] -> [b, 1, 1, n]."""
+        energy = magnitudes.square().sum((1, 2))[:, None]
         span = 2 * self.level + 1
         around = F.avg_pool1d(energy, span, stride=1, padding=self.level, count_include_pad=False)
         # Parseval: half the spectrum of a Hann window, whose mean square is 3/8
