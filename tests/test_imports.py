@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "unmixcli"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "options", "progress"),
     ("paths", "naming", "entry", "device", "streams"),
-    ("spectrum", "audio", "segment", "stems", "models", "postfilters", "shifts", "ensemble", "quantized"),
+    ("spectrum", "audio", "segment", "stems", "models", "postfilters", "shifts", "ensemble", "quantized",
+     "wire", "onnx_read"),
     ("registry", "registry_parse", "user_models", "download", "fetch", "mirrors", "cache", "checkpoint",
      "checkpoint_read", "unpickle"),
     ("runner", "sinks", "pipeline", "separator"),
