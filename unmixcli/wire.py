@@ -24,7 +24,7 @@ FIXED32 = 5
 _KINDS = {VARINT: "varint", FIXED64: "fixed64", BYTES: "bytes", FIXED32: "fixed32"}
 _WIDTHS = {FIXED64: 8, FIXED32: 4}
 _MAX_VARINT = 10  # bytes; 64 bits
-_MAX_FIELDS = 1_000_000  # of one message
+_MAX_FIELDS = 200_000  # of one message: what a hostile one makes us hold is some 60 MiB
 _MAX_NUMBER = 2**29 - 1
 
 
