@@ -452,7 +452,9 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ModelE
             torch.save({"gain": torch.tensor([index + 0.25])}, path)
             file = load_registry().get("umxhq").files[index]
             files.append(
-                replace(file, part=stem, name=path.name, size=None, sha256=hash_file(path), sha256_prefix=None)
+                replace(
+                    file, part=stem, name=path.name, size=None, sha256=hash_file(path), sha256_prefix=None, md5=None
+                )
             )
         entry = ModelEntry("toy", "Toy", "toy", config, ("vocals", "other"), 44100, 2, tuple(files))
         for file in entry.files:
@@ -511,7 +513,7 @@ def test_conversion_happens_once_and_later_starts_hash_nothing(
         raise AssertionError("the original is read again")
 
     monkeypatch.setattr(checkpoint, "read_state", not_again)
-    monkeypatch.setattr("unmixcli.cache.hash_file", not_again)
+    monkeypatch.setattr("unmixcli.cache.digests_of", not_again)
     model = load_model(entry, offline=True)
     assert model.gains["other"].item() == 1.25  # type: ignore[index,union-attr]
 

@@ -374,6 +374,53 @@ def test_only_a_prefix_is_published_and_that_is_said(site: Site) -> None:
         fetch_toy(make_entry(site.url(), sha256=None, sha256_prefix="00000000"))
 
 
+TAIL = bytes(range(256)) * 40_001  # one block longer than what UVR hashes of a file
+
+
+@pytest.mark.parametrize(
+    ("hashes", "doubt"),
+    [
+        ({"sha1": hashlib.sha1(TAIL).hexdigest()}, ""),
+        ({"md5": hashlib.md5(TAIL).hexdigest(), "sha256_prefix": hashlib.sha256(TAIL).hexdigest()[:8]}, ""),
+        ({"uvr_md5": hashlib.md5(TAIL[-10_240_000:]).hexdigest()}, "checked by the MD5 of its last 10240000 bytes"),
+        ({"unverified": True}, "not checked, as no hash of it is published: w.pth."),
+    ],
+)
+def test_what_is_known_of_a_file_is_checked(site: Site, hashes: dict[str, Any], doubt: str) -> None:
+    site.behaviours["w.pth"] = good(TAIL)
+    entry = make_entry(site.url(), sha256=None, size=None, **hashes)
+    events: list[Progress] = []
+    path = fetch_toy(entry, on_progress=events.append)
+    assert path.read_bytes() == TAIL
+    warnings = [event.message for event in events if event.stage == "warning"]
+    assert len(warnings) == bool(doubt)
+    assert doubt in "".join(str(warning) for warning in warnings)
+    assert is_cached(entry)
+    last_wrong, first_wrong = TAIL[:-1] + b"!", b"!" + TAIL[1:]
+    path.write_bytes(last_wrong)
+    if "unverified" in hashes:
+        (check,) = check_file(entry, entry.files[0])
+        assert "when it was fetched" in check.detail
+        assert not path.exists()
+        return
+    assert not is_cached(entry)
+    path.write_bytes(first_wrong)
+    assert is_cached(entry) is ("uvr_md5" in hashes), "only the end of the file is known"
+    site.behaviours["w.pth"] = good(last_wrong)
+    path.unlink()
+    with pytest.raises(DownloadError, match="the registry says"):
+        fetch_toy(entry)
+
+
+def test_a_stamp_without_the_hash_that_is_known_now_is_not_enough(site: Site) -> None:
+    site.behaviours["w.pth"] = good()
+    path = fetch_toy(make_entry(site.url()))
+    entry = make_entry(site.url(), sha1="0" * 40)
+    assert not is_cached(entry)
+    path.touch()
+    assert is_cached(make_entry(site.url(), sha1=hashlib.sha1(BODY).hexdigest()))
+
+
 def test_offline_asks_nobody(site: Site) -> None:
     site.behaviours["w.pth"] = good()
     entry = make_entry(site.url())

@@ -1,6 +1,6 @@
 """Weights files on this machine: where each one lies, whether it is whole, and what was found out about it.
 
-A file is hashed once. The result is kept beside it in a small stamp (sha256, size, modification time); as long as
+A file is hashed once. The result is kept beside it in a small stamp (hashes, size, modification time); as long as
 size and time are the stamp's, the file is taken for whole. `check_file` hashes again whatever the stamp says.
 """
 
@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmixcli.entry import ModelEntry, ModelFile
+from unmixcli.entry import HASHES, UVR_TAIL, ModelEntry, ModelFile
 from unmixcli.paths import tensors_folder, weights_folder
 
 _BLOCK = 1 << 20
@@ -36,11 +36,21 @@ class CachedFile:
 
 def hash_file(path: Path) -> str:
     """sha256 of a file, in hex."""
-    digest = hashlib.sha256()
+    return digests_of(path)["sha256"]
+
+
+def digests_of(path: Path, kinds: Iterable[str] = ()) -> dict[str, str]:
+    """The sha256 of a file and further hashes (see `entry.HASHES`), in hex, in one pass."""
+    whole = {kind: hashlib.new(kind, usedforsecurity=False) for kind in {"sha256", *kinds} if kind != "uvr_md5"}
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+            for digest in whole.values():
+                digest.update(block)
+        found = {kind: digest.hexdigest() for kind, digest in whole.items()}
+        if "uvr_md5" in kinds:
+            stream.seek(max(0, stream.tell() - UVR_TAIL))
+            found["uvr_md5"] = hashlib.md5(stream.read(UVR_TAIL), usedforsecurity=False).hexdigest()
+    return found
 
 
 def file_path(entry: ModelEntry, file: ModelFile) -> Path:
@@ -56,16 +66,16 @@ def find_file(entry: ModelEntry, file: ModelFile) -> CachedFile | None:
     """The file, if it is here and whole. One without a valid stamp is hashed and stamped."""
     path = file_path(entry, file)
     try:
-        known = None if file.package else read_stamp(path)
-        if known is None:
+        known = None if file.package else read_digests(path)
+        if known is None or not known.keys() >= file.hashes.keys():
             if file.size is not None and path.stat().st_size != file.size:
                 return None
-            known = hash_file(path)
+            known = digests_of(path, file.hashes)
             if file.matches(known) and not file.package:
                 write_stamp(path, known)
     except OSError:
         return None
-    return CachedFile(path, known) if file.matches(known) else None
+    return CachedFile(path, known["sha256"]) if file.matches(known) else None
 
 
 def is_cached(entry: ModelEntry, parts: Sequence[str] | None = None) -> bool:
@@ -98,21 +108,23 @@ def check_file(entry: ModelEntry, file: ModelFile) -> list[Check]:
     path = file_path(entry, file)
     if not path.is_file():
         return [Check(file.name, "missing", "not on this machine", path)]
-    found = hash_file(path)
-    if not file.matches(found):
+    found = digests_of(path, file.hashes)
+    first = _stamp_values(path) if file.unverified else None
+    difference = file.difference(found)
+    if first and first.digests["sha256"] != found["sha256"]:
+        difference = f"sha256 is {found['sha256'][:8]}…, it was {first.digests['sha256'][:8]}… when it was fetched"
+    if difference:
         own = file.package is not None or path.parent == entry.folder
         if not own:
             remove_file(path)
         done = "The file was kept." if own else "The file was deleted."
-        detail = f"sha256 is {found[:8]}…, the registry says {file.expected_hash[:8]}…. {done}"
-        return [Check(file.name, "damaged", detail, path)]
+        return [Check(file.name, "damaged", f"{difference}. {done}", path)]
     if not file.package:
         write_stamp(path, found)
-    detail = "" if file.sha256 else f"only the first {len(file.expected_hash)} digits of its sha256 are published"
-    checks = [Check(file.name, "ok", detail, path)]
-    converted = converted_path(found)
+    checks = [Check(file.name, "ok", file.doubt, path)]
+    converted = converted_path(found["sha256"])
     stamp = _stamp_values(converted)
-    if converted.is_file() and (stamp is None or hash_file(converted) != stamp[0]):
+    if converted.is_file() and (stamp is None or hash_file(converted) != stamp.digests["sha256"]):
         remove_file(converted)
         checks.append(Check(converted.name, "damaged", "The converted copy was deleted; it is made again.", converted))
     return checks
@@ -138,12 +150,31 @@ def _stamp_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.stamp")
 
 
-def _stamp_values(path: Path) -> tuple[str, int, int] | None:
+@dataclass(frozen=True)
+class _Stamp:
+    digests: dict[str, str]
+    size: int
+    mtime_ns: int
+
+
+def _stamp_values(path: Path) -> _Stamp | None:
     try:
         values = json.loads(_stamp_path(path).read_text(encoding="utf-8"))
-        return str(values["sha256"]), int(values["size"]), int(values["mtime_ns"])
+        digests = {kind: str(values[kind]) for kind in HASHES if kind in values}
+        return _Stamp(digests, int(values["size"]), int(values["mtime_ns"])) if "sha256" in digests else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_digests(path: Path) -> dict[str, str] | None:
+    """The hashes that were found for this file, the sha256 among them, if the file has not changed since.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    now = path.stat()
+    stamp = _stamp_values(path)
+    return stamp.digests if stamp and (stamp.size, stamp.mtime_ns) == (now.st_size, now.st_mtime_ns) else None
 
 
 def read_stamp(path: Path) -> str | None:
@@ -152,15 +183,16 @@ def read_stamp(path: Path) -> str | None:
     Raises:
         OSError: there is no such file.
     """
-    now = path.stat()
-    values = _stamp_values(path)
-    return values[0] if values and values[1:] == (now.st_size, now.st_mtime_ns) else None
+    digests = read_digests(path)
+    return digests["sha256"] if digests else None
 
 
-def write_stamp(path: Path, sha256: str) -> None:
-    """Note the sha256 of a file. A folder that can't be written (a shared cache) only costs hashing next time."""
+def write_stamp(path: Path, found: str | Mapping[str, str]) -> None:
+    """Note the sha256 of a file, or all its hashes that are known. A folder that can't be written (a shared cache) only
+    costs hashing next time."""
     now = path.stat()
-    values = {"sha256": sha256, "size": now.st_size, "mtime_ns": now.st_mtime_ns}
+    digests = {"sha256": found} if isinstance(found, str) else dict(found)
+    values = {**digests, "size": now.st_size, "mtime_ns": now.st_mtime_ns}
     with contextlib.suppress(OSError):
         write_atomically(_stamp_path(path), json.dumps(values).encode())
 

@@ -71,17 +71,9 @@ def ensure_files(
         )
     for file in missing:
         paths[file.part] = _fetch_once(entry, file, reachable, on_progress)
-    guessed = [file for file in missing if not file.sha256]
-    if guessed:
-        names = ", ".join(file.name for file in guessed)
-        on_progress(
-            Progress(
-                "warning",
-                entry.name,
-                message=f"checked by the first {min(len(f.expected_hash) for f in guessed)} digits of the sha256, "
-                f"which is all that is published: {names}.",
-            )
-        )
+    for doubt in dict.fromkeys(file.doubt for file in missing if file.doubt):
+        names = ", ".join(file.name for file in missing if file.doubt == doubt)
+        on_progress(Progress("warning", entry.name, message=f"{doubt}: {names}."))
     return paths
 
 

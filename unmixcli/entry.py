@@ -52,18 +52,27 @@ class Paper:
     url: str
 
 
+# Hashes a file can be checked by, strongest first: the field of `ModelFile` and the algorithm. UVR knows its files by
+# the MD5 of their end.
+HASHES = ("sha256", "sha1", "md5", "uvr_md5")
+UVR_TAIL = 10_000 * 1024  # bytes at the end of a file that "uvr_md5" is of; of a shorter one all
+
+
 @dataclass(frozen=True)
 class ModelFile:
-    """One weights file.
+    """One weights file. Every hash that is known is checked.
 
     Attributes:
         part: which piece of the model it is ("vocals", "checkpoint").
         name: file name in the cache.
         urls: mirrors, in the order they are tried.
         size: bytes, where it is known.
-        sha256: 64 hex digits, where it is known; else `sha256_prefix` is.
+        sha256: 64 hex digits, where it is known.
         sha256_prefix: the first digits of it that upstream publishes (8 or more).
-        md5: further information only.
+        sha1: 40 hex digits.
+        md5: 32 hex digits.
+        uvr_md5: 32 hex digits: MD5 of the last `UVR_TAIL` bytes.
+        unverified: True if nobody publishes a hash, so that what arrives can't be checked.
         package: path inside this package for weights that ship with it.
     """
 
@@ -73,17 +82,46 @@ class ModelFile:
     size: int | None = None
     sha256: str | None = None
     sha256_prefix: str | None = None
+    sha1: str | None = None
     md5: str | None = None
+    uvr_md5: str | None = None
+    unverified: bool | None = None
     package: str | None = None
 
     @property
-    def expected_hash(self) -> str:
-        """The sha256, or the known beginning of it."""
-        return self.sha256 or self.sha256_prefix or ""
+    def hashes(self) -> dict[str, str]:
+        """What is known: name of the hash -> its hex digits, or those of a sha256 that are published."""
+        known = {kind: getattr(self, kind) for kind in HASHES}
+        known["sha256"] = self.sha256 or self.sha256_prefix
+        return {kind: value for kind, value in known.items() if value}
 
-    def matches(self, sha256: str) -> bool:
-        """A file with this sha256 is this one, as far as is published."""
-        return bool(self.expected_hash) and sha256.startswith(self.expected_hash)
+    @property
+    def expected_hash(self) -> str:
+        """The strongest hash that is known, or ""."""
+        return next(iter(self.hashes.values()), "")
+
+    @property
+    def doubt(self) -> str:
+        """Why a file that matches may not be the published one after all, as the end of a sentence, or ""."""
+        known = self.hashes
+        if self.sha256 or "sha1" in known or "md5" in known:
+            return ""
+        if "uvr_md5" in known:
+            return f"checked by the MD5 of its last {UVR_TAIL} bytes, which is all that is published"
+        if "sha256" in known:
+            return f"checked by the first {len(known['sha256'])} digits of the sha256, which is all that is published"
+        return "not checked, as no hash of it is published"
+
+    def matches(self, digests: Mapping[str, str]) -> bool:
+        """A file with these hashes (hex; at least those in `hashes`) is this one, as far as is published."""
+        return (bool(self.hashes) or bool(self.unverified)) and not self.difference(digests)
+
+    def difference(self, digests: Mapping[str, str]) -> str:
+        """The hash that is another than the registry's, as a sentence without its end, or ""."""
+        for kind, value in self.hashes.items():
+            if not digests.get(kind, "").startswith(value):
+                return f"{kind} is {digests.get(kind, 'unknown')[:8]}…, the registry says {value[:8]}…"
+        return ""
 
 
 @dataclass(frozen=True)

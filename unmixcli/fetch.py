@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmixcli.cache import hash_file, leftovers, sync_folder, write_stamp
+from unmixcli.cache import digests_of, leftovers, sync_folder, write_stamp
 from unmixcli.entry import ModelFile
 from unmixcli.errors import DownloadError
 from unmixcli.mirrors import ADDRESS_SECONDS, host_of, is_page, new_session
@@ -57,14 +57,14 @@ def fetch(file: ModelFile, target: Path, urls: Sequence[str], on_progress: Progr
     with new_session() as session:
         for url in urls:
             try:
-                sha256 = _from_mirror(session, url, file, part, notes, on_progress)
+                digests = _from_mirror(session, url, file, part, notes, on_progress)
             except _MirrorError as reason:
                 reasons.append(f"{host_of(url)}: {reason}")
                 continue
             part.replace(target)
             notes.unlink(missing_ok=True)
             sync_folder(target.parent)
-            write_stamp(target, sha256)
+            write_stamp(target, digests)
             return
     if len(reasons) == 1:
         raise DownloadError(
@@ -79,8 +79,8 @@ def fetch(file: ModelFile, target: Path, urls: Sequence[str], on_progress: Progr
 
 def _from_mirror(
     session: requests.Session, url: str, file: ModelFile, part: Path, notes: Path, on_progress: ProgressCallback
-) -> str:
-    """Complete `part` from one mirror. Returns its sha256, which is the registry's."""
+) -> dict[str, str]:
+    """Complete `part` from one mirror. Returns its hashes, which are the registry's."""
     pause, failures, fresh = RETRY_SECONDS, 0, False
     while True:
         before = _size(part)
@@ -99,14 +99,12 @@ def _from_mirror(
                 raise _MirrorError(str(reason)) from reason
             time.sleep(pause)
             continue
-        sha256 = hash_file(part)
-        if file.matches(sha256):
-            return sha256
+        digests = digests_of(part, file.hashes)
+        if file.matches(digests):
+            return digests
         part.unlink(missing_ok=True)
         if fresh:
-            raise _MirrorError(
-                f"sha256 is {sha256[:8]}…, the registry says {file.expected_hash[:8]}…; the file was deleted"
-            )
+            raise _MirrorError(f"{file.difference(digests)}; the file was deleted")
         fresh = True  # a wrong beginning from an earlier attempt, perhaps: once more from byte 0
 
 

@@ -26,6 +26,7 @@ _PACKAGED = re.compile(r"weights/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])
 _URL = re.compile(r"https?://[^\s/]+/\S*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _PREFIX = re.compile(r"[0-9a-f]{8,63}\Z")
+_SHA1 = re.compile(r"[0-9a-f]{40}\Z")
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _ARCHITECTURE = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 # Device names on Windows: a file called so can't be made there.
@@ -125,14 +126,20 @@ def _parse_file(data: Any, where: str, user: bool) -> ModelFile:
         size=fields.maybe_integer("size", low=1),
         sha256=fields.text("sha256", pattern=_SHA256) or None,
         sha256_prefix=fields.text("sha256_prefix", pattern=_PREFIX) or None,
+        sha1=fields.text("sha1", pattern=_SHA1) or None,
         md5=fields.text("md5", pattern=_MD5) or None,
+        uvr_md5=fields.text("uvr_md5", pattern=_MD5) or None,
+        unverified=fields.maybe_truth("unverified"),
         package=fields.text("package", pattern=_PACKAGED) or None,
     )
     fields.finish()
     if file.name.partition(".")[0].casefold() in _RESERVED:
         raise RegistryError(f"{where}: the file name {file.name!r} can't be used on every system.")
-    if not file.expected_hash:
-        raise RegistryError(f"{where}: neither sha256 nor sha256_prefix is given, so the file could not be checked.")
+    if bool(file.hashes) is bool(file.unverified):
+        raise RegistryError(
+            f"{where}: expected a hash to check the file by (sha256, sha256_prefix, sha1, md5, uvr_md5), or "
+            "unverified: true where nobody publishes one."
+        )
     if file.sha256 and file.sha256_prefix and not file.sha256.startswith(file.sha256_prefix):
         raise RegistryError(f"{where}: sha256 does not begin with sha256_prefix.")
     if not (file.urls or file.package or user):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unmixcli.cache import (
     copy_atomically,
+    digests_of,
     file_path,
     hash_file,
     remove_cached,
@@ -27,7 +28,7 @@ from unmixcli.cache import (
     write_stamp,
 )
 from unmixcli.checkpoint import Checkpoint, build_model, read_checkpoint, save_tensors, stored_checkpoint
-from unmixcli.entry import ModelEntry, ModelFile
+from unmixcli.entry import HASHES, ModelEntry, ModelFile
 from unmixcli.errors import CheckpointError, OptionError, OutputError, RegistryError, UnknownModelError
 from unmixcli.models import PACKAGE_CLASSES, architecture_class
 from unmixcli.paths import user_models_folder
@@ -92,12 +93,13 @@ def add_model(
     """
     registry = load_registry()
     given = [_split(text) for text in files]
-    hashes = {path: _hash(path) for _, path in given}
-    known = _recognise(registry, list(hashes.values()))
+    digests = {path: _digests(path) for _, path in given}
+    hashes = {path: found["sha256"] for path, found in digests.items()}
+    known = _recognise(registry, list(digests.values()))
     terms: dict[str, Any] = {}
     own_settings = any((name, like, architecture, config, stems))
     if known is not None and not own_settings:
-        return _fill_cache(known, hashes)
+        return _fill_cache(known, digests)
     if known is not None and like is None and architecture is None and config is None:
         like = known.name
         terms = {key: value for key, value in known.as_json().items() if key in _TERMS}
@@ -162,41 +164,45 @@ def _split(text: str) -> tuple[str | None, Path]:
     return None, Path(text)
 
 
-def _hash(path: Path) -> str:
+def _digests(path: Path) -> dict[str, str]:
     try:
-        return hash_file(path)
+        return digests_of(path, HASHES)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from error
 
 
-def _recognise(registry: Registry, hashes: Sequence[str]) -> ModelEntry | None:
-    """The bundled entry whose files these all are."""
+def _recognise(registry: Registry, digests: Sequence[Mapping[str, str]]) -> ModelEntry | None:
+    """The bundled entry whose files these all are, by every hash that is known of them."""
     for entry in registry.entries:
-        if entry.bundled and entry.files and all(any(f.matches(h) for f in entry.files) for h in hashes):
+        if entry.bundled and entry.files and all(_file_of(entry, found) for found in digests):
             return entry
     return None
 
 
-def _fill_cache(entry: ModelEntry, hashes: Mapping[Path, str]) -> Added:
+def _file_of(entry: ModelEntry, digests: Mapping[str, str]) -> ModelFile | None:
+    return next((file for file in entry.files if file.hashes and file.matches(digests)), None)
+
+
+def _fill_cache(entry: ModelEntry, digests: Mapping[Path, Mapping[str, str]]) -> Added:
     added = {}
-    for path, sha256 in hashes.items():
-        file = next(file for file in entry.files if file.matches(sha256))
-        target = file_path(entry, file)
-        stored_checkpoint(path, sha256)  # refuses what can't be read, and keeps the converted copy
-        _copy(path, target, sha256)
-        added[file.part] = sha256
+    for path, found in digests.items():
+        file = _file_of(entry, found)
+        if file is not None:  # it was recognised
+            stored_checkpoint(path, found["sha256"])  # refuses what can't be read, and keeps the converted copy
+            _copy(path, file_path(entry, file), found)
+            added[file.part] = found["sha256"]
     return Added(entry, True, added)
 
 
-def _copy(path: Path, target: Path, sha256: str) -> None:
+def _copy(path: Path, target: Path, digests: Mapping[str, str]) -> None:
     try:
         copied = copy_atomically(path, target)
     except OSError as error:
         raise OutputError(f"{target} can't be written: {error.strerror or error}.") from error
-    if copied != sha256:
+    if copied != digests["sha256"]:
         remove_file(target)
         raise CheckpointError(f"{path} was changed while it was read.")
-    write_stamp(target, sha256)
+    write_stamp(target, digests)
 
 
 # --- a new entry

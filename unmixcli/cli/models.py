@@ -169,9 +169,10 @@ def info(name: str, as_json: bool) -> None:
     for file in entry.files:
         size = f"{file.size:,} bytes" if file.size else "size not published"
         lines.append(_field("file", f"{file.name} ({file.part}), {size}"))
-        hashed = file.sha256 or f"{file.sha256_prefix}… (only these digits are published)"
-        lines.append(_field("  sha256", hashed))
-        lines.append(_field("  md5", file.md5 or ""))
+        for kind, value in file.hashes.items():
+            short = kind == "sha256" and not file.sha256
+            lines.append(_field(f"  {kind}", value + "… (only these digits are published)" * short))
+        lines.append(_field("  doubt", file.doubt))
         lines += [_field("  from", url) for url in file.urls]
         found = find_file(entry, file)
         lines.append(_field("  here", str(found.path) if found else f"no (would be {file_path(entry, file)})"))
