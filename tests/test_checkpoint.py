@@ -678,6 +678,27 @@ def test_one_file_may_hold_all_stems(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert load_model(added.entry, offline=True).stems == ("vocals", "other")
 
 
+PUBLISHED = """
+model: {channels: 1}
+training: {instruments: [Vocals, other], target_instrument: Vocals, betas: !!python/tuple [0.9, 0.99]}
+"""
+
+
+@pytest.mark.parametrize("beside", ["mine.yaml", "mine.pth.yaml", "mine.yml"])
+def test_the_published_config_beside_the_weights_is_read(
+    toy: Callable[..., ModelEntry], tmp_path: Path, beside: str
+) -> None:
+    pth = save_toy(tmp_path / "mine.pth")
+    (tmp_path / beside).write_text("model_type: scnet\n" + PUBLISHED)
+    entry = add_model([pth], architecture="toy").entry
+    assert (entry.name, entry.stems, entry.config["target_instrument"]) == ("mine", ("vocals",), "vocals")
+    assert f"settings: those of {beside}" in entry.notes
+    assert load_model(entry, offline=True).stems == ("vocals",)
+    remove_model("mine")
+    (tmp_path / beside).write_text("models: [955717e8]\n")
+    assert add_model([pth], architecture="toy").entry.config == {}, "another program's file"
+
+
 def test_settings_come_from_json_or_yaml(toy: Callable[..., ModelEntry], tmp_path: Path) -> None:
     pth = save_toy(tmp_path / "vocals.pth")
     (tmp_path / "a.yaml").write_text("architecture: toy\nstems: [vocals]\nconfig: {channels: 1}\ntitle: A title\n")
@@ -686,7 +707,16 @@ def test_settings_come_from_json_or_yaml(toy: Callable[..., ModelEntry], tmp_pat
     (tmp_path / "b.json").write_text(json.dumps({"channels": 1}))
     entry = add_model([pth], name="b", architecture="toy", stems=["vocals"], config=tmp_path / "b.json").entry
     assert entry.channels == 1
+    (tmp_path / "p.yaml").write_text(PUBLISHED)
+    entry = add_model([pth], name="p", architecture="toy", config=tmp_path / "p.yaml").entry
+    assert (entry.stems, entry.channels) == (("vocals",), 1)
+    assert dict(entry.config) == {
+        "channels": 1,
+        "instruments": ["vocals", "instrumental"],
+        "target_instrument": "vocals",
+    }
     for name, text, reason in (
+        ("c.yaml", "model: {channels: 1}\ntraining: {instruments: [a]}", r"c\.yaml: what network this file is of"),
         ("c.yaml", "!!python/object/apply:os.system ['true']", "not plain YAML"),
         ("c.yaml", "[1, 2]", "expected settings by name"),
         ("c.json", "{", "not JSON"),

@@ -32,6 +32,7 @@ from unmixcli.entry import HASHES, ModelEntry, ModelFile
 from unmixcli.errors import CheckpointError, OptionError, OutputError, RegistryError, UnknownModelError
 from unmixcli.models import PACKAGE_CLASSES, architecture_class
 from unmixcli.paths import user_models_folder
+from unmixcli.published_config import flatten, is_published, read_yaml
 from unmixcli.registry import Registry, load_registry, read_json
 from unmixcli.registry_parse import check_name, parse_entry
 
@@ -82,7 +83,8 @@ def add_model(
         name: of the new model; None: after the first file, or the known model that the files are.
         like: an entry whose architecture and settings are taken over.
         architecture: a row of the table of architectures.
-        config: JSON or YAML file: the architecture's settings, or a whole entry.
+        config: JSON or YAML file: the architecture's settings, a whole entry, or the file that was published with
+            the weights. None: such a file of the weights' own name beside them, if there is one.
         stems: what the model gives; None: as `like`, or the parts.
         licence: of the weights, as it shall be shown.
 
@@ -103,6 +105,8 @@ def add_model(
     if known is not None and like is None and architecture is None and config is None:
         like = known.name
         terms = {key: value for key, value in known.as_json().items() if key in _TERMS}
+    if config is None and like is None:
+        config = _config_beside(given[0][1])
     template = {**terms, **_template(registry, like, architecture, config, stems)}
     loaded: dict[Path, Checkpoint] = {}
     if "architecture" not in template:
@@ -219,7 +223,9 @@ def _template(
         values = {"config": {}}
     if config is not None:
         read = _read_config(Path(config))
-        if "architecture" in read or "config" in read:
+        if is_published(read):
+            values |= _published(read, architecture, Path(config))
+        elif "architecture" in read or "config" in read:
             if unknown := set(read) - _ENTRY_KEYS:
                 raise RegistryError(f"{config}: unknown key {', '.join(sorted(map(str, unknown)))}.")
             values |= read
@@ -265,18 +271,31 @@ def _part_from(path: Path) -> str:
     return re.sub(r"[^a-z0-9_]+", "_", path.stem.lower().partition("-")[0]).strip("_")[:32] or "member"
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.suffix.lower() in (".yaml", ".yml"):
-        import yaml
+def _config_beside(weights: Path) -> Path | None:
+    """The published config file of these weights: `NAME.yaml` or `NAME.ckpt.yaml` beside `NAME.ckpt`."""
+    for suffix in (".yaml", ".yml"):
+        for path in (weights.with_suffix(suffix), weights.with_name(weights.name + suffix)):
+            # others are of another program: Demucs describes its bags in such files
+            if path.is_file() and isinstance(values := read_yaml(path), dict) and is_published(values):
+                return path
+    return None
 
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RegistryError(f"{path} can't be read: {error.strerror or error}.") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise RegistryError(f"{path} is not plain YAML: {error}.") from error
-    else:
-        values = read_json(path)
+
+def _published(values: Mapping[str, Any], architecture: str | None, path: Path) -> dict[str, Any]:
+    try:
+        architecture, config, stems = flatten(values, architecture)
+    except RegistryError as error:
+        raise RegistryError(f"{path}: {error}", hint=error.hint) from error
+    return {
+        "architecture": architecture,
+        "config": config,
+        "stems": stems,
+        "notes": [f"settings: those of {path.name}"],
+    }
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    values = read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_json(path)
     if not isinstance(values, dict):
         raise RegistryError(f"{path}: expected settings by name, found a {type(values).__name__}.")
     return values
