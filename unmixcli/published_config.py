@@ -230,7 +230,7 @@ def _check_plain(value: Any, where: str) -> None:
 # --- YAML
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no annotations
     """Plain YAML and `!!python/tuple`; numbers like 1e-5 are numbers, dates are texts."""
 
     depth = 0
@@ -248,7 +248,7 @@ class _Loader(yaml.SafeLoader):
 def _list_of(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
     if not isinstance(node, yaml.SequenceNode):
         raise yaml.constructor.ConstructorError(None, None, "expected a list of values", node.start_mark)
-    return loader.construct_sequence(node, deep=True)
+    return list(loader.construct_sequence(node, deep=True))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _list_of)
