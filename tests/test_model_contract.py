@@ -31,6 +31,16 @@ _HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dco
 _TCN: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
 _UNET: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 128, "hidden": 4, "growth": 4, "blocks": 2}
 _BANDS: dict[str, Any] = {"n_fft": 256, "hop": 64, "bands": 12, "hidden": 8, "blocks": 3, "level": 4}
+_VR: dict[str, Any] = {
+    "layout": {
+        "sample_rate": 8000,
+        "bins": 64,
+        "bands": [
+            {"sample_rate": 4000, "hop": 16, "n_fft": 64, "crop": [0, 31], "low_pass": [24, 30]},
+            {"sample_rate": 8000, "hop": 32, "n_fft": 64, "crop": [12, 33], "high_pass": [15, 12]},
+        ],
+    }
+}
 
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
@@ -94,6 +104,10 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_UNET, ("vocals", "other")),
         (_UNET | {"channels": 1, "targets": ["vocals", "drums", "other"]}, ("drums",)),
     ],
+    "vr": [
+        (_VR | {"network": 31191, "window": 272}, ("vocals",)),
+        (_VR | {"nout": 8, "nout_lstm": 8, "window": 144}, ("instrumental", "vocals")),
+    ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],
@@ -139,7 +153,7 @@ class TestContract:
         assert 0 <= model.overlap < 1
         assert model.segment_multiple >= 1
         assert model.edge_padding in ("reflect", "zero", "none")
-        assert model.normalization in ("none", "track")
+        assert model.normalization in ("none", "track", "level")
         assert model.max_batch >= 1
         assert not (model.fixed_segment and model.edge_padding == "none")
         if model.segment_multiple > 1 and model.edge_padding == "none":

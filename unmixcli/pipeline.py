@@ -120,7 +120,7 @@ def separate_blocks(
     region = Region.of(options, source.sample_rate)
     originals = Backlog()
     mixture = prefetch(_read(source, model, groups, originals), depth=4)
-    if model.normalization == "track":
+    if model.normalization != "none":
         statistics = track_statistics(source, model, groups, on_progress)
         estimates = _normalized(mixture, statistics, lambda blocks: _estimate(blocks, runner, options, region, groups))
     else:
@@ -378,8 +378,11 @@ def model_grid(model: SeparationModel, options: Options) -> Grid:
 def track_statistics(
     source: Source, model: SeparationModel, groups: ChannelGroups, on_progress: ProgressCallback
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (unbiased, plus 1e-8) of each group's mono mix over the whole track, [G, 1, 1] each,
-    from a pass of its own over the source."""
+    """What each group is shifted and divided by, [G, 1, 1] each, from a pass of its own over the source: mean and
+    standard deviation (unbiased, plus 1e-8) of the whole track's mono mix, or nothing and the track's level."""
+    if model.normalization == "level":
+        level = track_level(source, model, groups, on_progress)
+        return torch.zeros_like(level), level
     count = 0
     total = torch.zeros(len(groups), dtype=torch.float64)
     squares = torch.zeros(len(groups), dtype=torch.float64)
@@ -392,6 +395,18 @@ def track_statistics(
     mean = total / max(count, 1)
     variance = (squares - count * mean.square()).clamp_min(0) / max(count - 1, 1)
     return mean.float()[:, None, None], (variance.sqrt() + 1e-8).float()[:, None, None]
+
+
+def track_level(source: Source, model: SeparationModel, groups: ChannelGroups, on_progress: ProgressCallback) -> Tensor:
+    """The largest of the levels that the model gives the segments, [G, 1, 1]; 1 where that is nothing."""
+    level = torch.zeros(len(groups))
+    for segment in cut(_read(source, model, groups, None), model_grid(model, Options())):
+        if segment.mixture is not None:
+            with torch.inference_mode():
+                level = torch.maximum(level, model.level(segment.mixture))
+        seconds = (segment.start + segment.used) / model.sample_rate
+        on_progress(Progress("scan", source.name, seconds, source.duration))
+    return torch.where(level > 0, level, 1.0)[:, None, None]
 
 
 def _flat_blocks(blocks: Iterable[Tensor], groups: ChannelGroups, channels: int) -> Iterator[Block]:

@@ -245,7 +245,7 @@ class Separator:
         Raises:
             OptionError: the model needs a first pass over the whole track.
         """
-        if self.runner.model.normalization == "track":
+        if self.runner.model.normalization != "none":
             raise OptionError(
                 f"{self.entry.name} needs the mean and level of the whole track before it starts; a stream can't be "
                 "read twice.",

@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, str] = {
     "demucs_bag": "unmixcli.models.demucs_bag:DemucsBag",
     "hdemucs": "unmixcli.models.hdemucs:HDemucs",
     "htdemucs": "unmixcli.models.htdemucs:HTDemucs",
+    "vr": "unmixcli.models.vr:VR",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "harmonic_percussive": "unmixcli.models.harmonic_percussive:HarmonicPercussive",
     "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 EdgePadding = Literal["reflect", "zero", "none"]
-Normalization = Literal["none", "track"]
+Normalization = Literal["none", "track", "level"]
 
 
 class SeparationModel(torch.nn.Module):
@@ -40,7 +40,8 @@ class SeparationModel(torch.nn.Module):
             mirrored), "zero" (silence), or "none": nothing is added, the segment is shorter, and its outer
             end is trusted (for models that see the start and the end of a track as such).
         normalization: "track": the pipeline subtracts the mean and divides by the standard deviation of the
-            whole track's mono mix before the model and undoes it after; "none": samples as they are.
+            whole track's mono mix before the model and undoes it after; "level": it divides by the largest `level` of
+            the track's segments and multiplies after; "none": samples as they are.
         covers_mixture: True if the stems together are meant to add up to the mixture.
         max_batch: segments that one forward call gains from on a CPU (1 unless measured otherwise).
         cpu_workers: True if segments should run side by side on the CPU, one intra-op thread each (measured to be
@@ -121,6 +122,10 @@ class SeparationModel(torch.nn.Module):
         a shorter last segment elsewhere says so here; what stands before may not be more for a longer used part.
         """
         return self.edge, self.segment_length - self.edge - used if self.fixed_segment else self.edge
+
+    def level(self, mixture: Tensor) -> Tensor:
+        """How loud a segment is, for models whose `normalization` is "level". [B, C, T] -> [B], >= 0"""
+        raise TypeError(f"{type(self).__name__} has no level")
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Separate. mixture [B, C, T] -> estimates [B, S, C, T]."""
