@@ -114,7 +114,9 @@ def batch_settings(separator: Separator) -> dict[str, Any]:
     model they led to counts. Nor where the files lie.
     """
     options = separator.options.result_fields()
-    for name in ("device", "model", "quality", "template", *(() if separator.options.shifts else ("seed",))):
+    # an ensemble's entry tells of the combination and the weights
+    left_out = ("device", "model", "quality", "template", "combine", "weights")
+    for name in (*left_out, *(() if separator.options.shifts else ("seed",))):
         options.pop(name, None)
     options["format"] = separator.options.format or "wav"
     entry = separator.entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ BitDepth = Literal["16", "24", "32f"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 PostFilter = Literal["none", "softmask", "wiener", "em"]
 Clipping = Literal["scale", "clamp"]
+Combine = Literal["avg", "median", "min_fft", "max_fft", "avg_fft"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "quality": get_args(Quality),
@@ -22,6 +23,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "postfilter": get_args(PostFilter),
     "clipping": get_args(Clipping),
+    "combine": get_args(Combine),
 }
 
 # Fields that decide where and how the work runs but not what is computed: two runs that differ only in these
@@ -34,7 +36,8 @@ class Options:
     """What to separate, how, and what to write. Defaults are the program's.
 
     Attributes:
-        model: a registry name or alias, or "auto": the recommended model for the stems asked.
+        model: a registry name or alias, or "auto": the recommended model for the stems asked; several joined with "+"
+            are combined stem by stem.
         quality: with model "auto", the preset to take.
         stems: stems to give; empty: all of the model's.
         minus: stems to leave out; the mixture without them is given as one stem, `no_NAME`.
@@ -47,6 +50,9 @@ class Options:
         precision: "auto" is fp32.
         segment: seconds one forward pass sees; None: the model's own.
         overlap: fraction 0 <= overlap < 1 shared by neighbouring segments; None: the model's own.
+        combine: how the estimates of several models become one; see `ensemble.py`.
+        weights: of several models, by their order: "2,1" for all stems, "vocals=1,3" for one; a mapping of stems to
+            numbers is taken as well. Empty: all models count the same.
         shifts: 0, or the number of random time shifts to average.
         batch_size: segments per forward pass; 0: by device.
         start: seconds; nothing before is written. None: the beginning.
@@ -79,6 +85,8 @@ class Options:
     precision: Precision = "auto"
     segment: float | None = None
     overlap: float | None = None
+    combine: Combine = "avg"
+    weights: tuple[str, ...] = ()
     shifts: int = 0
     batch_size: int = 0
     start: float | None = None
@@ -99,6 +107,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("stems", "minus"):
             object.__setattr__(self, name, _names(getattr(self, name)))
+        object.__setattr__(self, "weights", _weights(self.weights))
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
@@ -123,6 +132,17 @@ def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     """Stem names from "vocals,drums" or a sequence: stripped, lower case, each once, in order."""
     parts = value.split(",") if isinstance(value, str) else value
     return tuple(dict.fromkeys(name for part in parts if (name := part.strip().lower())))
+
+
+def _weights(value: Any) -> tuple[str, ...]:
+    """Weights as texts "2,1" and "vocals=1,3", from such texts or a mapping {"vocals": (1, 3)}."""
+    if isinstance(value, Mapping):
+        value = [f"{stem}={','.join(f'{number:g}' for number in numbers)}" for stem, numbers in value.items()]
+    elif isinstance(value, str):
+        value = value.split()
+    elif value and all(isinstance(number, (int, float)) for number in value):
+        value = [",".join(f"{number:g}" for number in value)]
+    return tuple("".join(str(text).split()).lower() for text in value)
 
 
 def _check_ranges(options: Options) -> None:

@@ -115,21 +115,15 @@ def separate_blocks(
         InputError: the region starts after the end of the source.
     """
     report = report if report is not None else Report()
-    model = runner.model
-    groups = channel_groups(source.channels, source.channel_layout, model_channels=model.channels)
-    region = Region.of(options, source.sample_rate)
     originals = Backlog()
-    mixture = prefetch(_read(source, model, groups, originals), depth=4)
-    if model.normalization != "none":
-        statistics = track_statistics(source, model, groups, on_progress)
-        estimates = _normalized(mixture, statistics, lambda blocks: _estimate(blocks, runner, options, region, groups))
-    else:
-        estimates = _estimate(mixture, runner, options, region, groups)
+    groups = channel_groups(source.channels, source.channel_layout, model_channels=runner.model.channels)
+    region = Region.of(options, source.sample_rate)
+    blocks = prefetch(read(source, runner.model, groups, originals), depth=4)
+    estimates = estimate(blocks, source, runner, options, region, on_progress)
     # One segment is delivered while the next one is computed; no third one exists.
     with closing(prefetch(estimates, depth=1)) as stream:
-        yield from _deliver(
-            _in_small_blocks(stream), source, model.sample_rate, groups, plan, originals, region, report, on_progress
-        )
+        flat = to_input(stream, source, runner.model, groups)
+        yield from deliver(flat, source, plan, originals, region, report, on_progress)
 
 
 # ---------------------------------------------------------------- region
@@ -196,41 +190,84 @@ class Backlog:
 # ---------------------------------------------------------------- the stages
 
 
-def _read(source: Source, model: SeparationModel, groups: ChannelGroups, originals: Backlog | None) -> Iterator[Tensor]:
+def read(source: Source, model: SeparationModel, groups: ChannelGroups, originals: Backlog | None) -> Iterator[Tensor]:
     """The mixture as the model wants it, [G, C, T]; the blocks as read are kept in `originals`."""
+    blocks = source.blocks() if originals is None else kept_blocks(source, originals)
+    return as_model_wants(blocks, source, model, groups)
 
-    def kept() -> Iterator[Block]:
-        for block in source.blocks():
-            if originals is not None:
-                originals.add(block)
-            yield block
 
-    for block in resample_blocks(kept(), source.sample_rate, model.sample_rate, source.channels):
+def kept_blocks(source: Source, originals: Backlog) -> Iterator[Block]:
+    """The blocks of a source, which are kept in `originals` as well."""
+    for block in source.blocks():
+        originals.add(block)
+        yield block
+
+
+def as_model_wants(
+    blocks: Iterable[Block], source: Source, model: SeparationModel, groups: ChannelGroups
+) -> Iterator[Tensor]:
+    """Blocks of a source [C, T] at the model's rate and channels, [G, C, T]."""
+    for block in resample_blocks(blocks, source.sample_rate, model.sample_rate, source.channels):
         yield torch.from_numpy(to_model(block, groups, model.channels))
 
 
+def estimate(
+    blocks: Iterable[Tensor],
+    source: Source,
+    runner: Runner,
+    options: Options,
+    region: Region,
+    on_progress: ProgressCallback = ignore_progress,
+    *,
+    margin: float = 0.0,
+) -> Iterator[Tensor]:
+    """[G, C, T] → [G, S, C, T], both at the model's rate, with the normalization the model asks for.
+
+    Args:
+        blocks: the whole mixture, of `read`.
+        source: where it comes from; read once more where the model asks for a track's statistics.
+        margin: seconds around the region that must be right as well.
+    """
+    groups = channel_groups(source.channels, source.channel_layout, model_channels=runner.model.channels)
+    if runner.model.normalization != "none":
+        statistics = track_statistics(source, runner.model, groups, on_progress)
+        return _normalized(
+            blocks, statistics, lambda parts: _estimate(parts, runner, options, region, len(groups), margin)
+        )
+    return _estimate(blocks, runner, options, region, len(groups), margin)
+
+
+def to_input(
+    estimates: Iterable[Tensor], source: Source, model: SeparationModel, groups: ChannelGroups
+) -> Iterator[Block]:
+    """[G, S, C, T] of a model → [S * channels, T] at the input's rate and channels."""
+    flat = _flat_blocks(_in_small_blocks(estimates), groups, source.channels)
+    return resample_blocks(flat, model.sample_rate, source.sample_rate, len(model.stems) * source.channels)
+
+
 def _estimate(
-    blocks: Iterable[Tensor], runner: Runner, options: Options, region: Region, groups: ChannelGroups
+    blocks: Iterable[Tensor], runner: Runner, options: Options, region: Region, groups: int, margin: float
 ) -> Iterator[Tensor]:
     """[G, C, T] → [G, S, C, T], both at the model's rate: shifts, segments, model, overlap-add, post-filter."""
     model = runner.model
     grid = model_grid(model, options)
+    beyond = math.ceil(margin * model.sample_rate)
     if options.postfilter == "none":
-        yield from _shifted(blocks, runner, grid, options, region.needed(model.sample_rate, 0), len(groups))
+        yield from _shifted(blocks, runner, grid, options, region.needed(model.sample_rate, beyond), groups)
         return
     from unmixcli.postfilters.windowed import WINDOW_SECONDS, apply_windowed
 
     kept, heard = itertools.tee(blocks)
     window = math.ceil(WINDOW_SECONDS * model.sample_rate)
-    needed = region.needed(model.sample_rate, window)
-    estimates = _shifted(heard, runner, grid, options, needed, len(groups))
+    needed = region.needed(model.sample_rate, beyond + window)
+    estimates = _shifted(heard, runner, grid, options, needed, groups)
     filtered = apply_windowed(
         _paired(kept, estimates),
         options.postfilter,
         sample_rate=model.sample_rate,
         iterations=1 if options.iterations is None else options.iterations,
         residual=options.residual_model,
-        needed=region.needed(model.sample_rate, 0),
+        needed=region.needed(model.sample_rate, beyond),
     )
     for _, block in filtered:
         yield block
@@ -276,20 +313,17 @@ def _normalized(
         yield estimate * scale.unsqueeze(1) + mean.unsqueeze(1)
 
 
-def _deliver(
-    stream: Iterable[Tensor],
+def deliver(
+    flat: Iterable[Block],
     source: Source,
-    model_rate: int,
-    groups: ChannelGroups,
     plan: StemPlan,
     originals: Backlog,
     region: Region,
     report: Report,
     on_progress: ProgressCallback,
 ) -> Iterator[dict[str, Block]]:
-    """Estimates back at the input's rate and channels, mixed to outputs, cut to the region."""
+    """Estimates [S * channels, T] at the input's rate, mixed to outputs, cut to the region and the input's length."""
     stems, channels = len(plan.compute), source.channels
-    flat = _flat_blocks(stream, groups, channels)
     position = 0  # in the input
     total = source.duration
     if region.stop is not None:
@@ -312,7 +346,7 @@ def _deliver(
         yield plan.mix(mixture, estimates)
         on_progress(Progress("separate", source.name, end / source.sample_rate, total))
 
-    for block in resample_blocks(flat, model_rate, source.sample_rate, stems * channels):
+    for block in flat:
         waiting.add(block)
         ready = min(waiting.held, originals.held)
         if ready:
@@ -386,7 +420,7 @@ def track_statistics(
     count = 0
     total = torch.zeros(len(groups), dtype=torch.float64)
     squares = torch.zeros(len(groups), dtype=torch.float64)
-    for block in _read(source, model, groups, None):
+    for block in read(source, model, groups, None):
         mono = block.mean(dim=1).double()
         count += mono.shape[-1]
         total += mono.sum(dim=-1)
@@ -400,7 +434,7 @@ def track_statistics(
 def track_level(source: Source, model: SeparationModel, groups: ChannelGroups, on_progress: ProgressCallback) -> Tensor:
     """The largest of the levels that the model gives the segments, [G, 1, 1]; 1 where that is nothing."""
     level = torch.zeros(len(groups))
-    for segment in cut(_read(source, model, groups, None), model_grid(model, Options())):
+    for segment in cut(read(source, model, groups, None), model_grid(model, Options())):
         if segment.mixture is not None:
             with torch.inference_mode():
                 level = torch.maximum(level, model.level(segment.mixture))

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from unmixcli.audio.channels import channel_groups, describe_groups
 from unmixcli.audio.decode import AudioInfo, open_audio, probe
 from unmixcli.audio.tags import read_tags
-from unmixcli.checkpoint import choose_model, load_model
 from unmixcli.device import choose_device, device_title
 from unmixcli.errors import InputError, OptionError
-from unmixcli.models import architecture_class
+from unmixcli.lockstep import separate_together
+from unmixcli.members import Member, line_up
 from unmixcli.naming import target_paths
 from unmixcli.options import Format, Options
-from unmixcli.pipeline import Report, separate_blocks
+from unmixcli.pipeline import Report, Source, separate_blocks
 from unmixcli.progress import Progress, ProgressCallback, ignore_progress
-from unmixcli.registry import ModelEntry
 from unmixcli.runner import Runner
 from unmixcli.sinks import ArraySink, Encoding, FileSink, Tagging
-from unmixcli.stems import MIXTURE, Output, StemPlan, plan_stems
+from unmixcli.stems import MIXTURE, Output, StemPlan
 
 Block = NDArray[np.float32]
 
@@ -171,45 +170,60 @@ class Separator:
         self.options = _merged(options, model, fields)
         self.on_progress = on_progress
         self.device = choose_device(self.options.device)
-        wanted = self.options.stems or self.options.minus
-        self.entry, warning = choose_model(
-            self.options.model, wanted, self.options.quality, self.options.offline, on_progress=on_progress
-        )
+        self.lineup = line_up(self.options, on_progress=on_progress)
+        self.entry, self.plan = self.lineup.entry, self.lineup.plan
+        warning = self.lineup.warning
         self.warnings: tuple[str, ...] = (warning,) if warning else ()
         if warning:
             on_progress(Progress("warning", self.entry.name, message=warning))
-        self.plan = _plan(self.entry, self.options)
         self._loading = threading.Lock()
-        self._runner: Runner | None = None
+        self._runners: tuple[Runner, ...] = ()
         self._runner_notes: list[str] = []
 
     @property
+    def members(self) -> tuple[Member, ...]:
+        """The models that are run, with what each needs."""
+        return self.lineup.members
+
+    @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the entry's files that this separation needs."""
-        kind = architecture_class(self.entry.architecture)
-        config = {**self.entry.config, **_overrides(self.entry, self.options)}
-        return tuple(kind.parts_needed(config, self.entry.parts, self.plan.compute)) if self.entry.files else ()
+        """Names of the files of `entry` that this separation needs."""
+        if self.lineup.combination is None:
+            return self.members[0].parts
+        return tuple(f"{member.entry.name}.{part}" for member in self.members for part in member.parts)
+
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """The models on their device, loaded at first use."""
+        with self._loading:
+            if not self._runners:
+                self._runners = tuple(self._runner_of(member) for member in self.members)
+            return self._runners
 
     @property
     def runner(self) -> Runner:
-        """The model on its device, loaded at first use."""
-        with self._loading:
-            if self._runner is None:
-                model = load_model(
-                    self.entry,
-                    stems=self.plan.compute,
-                    overrides=_overrides(self.entry, self.options),
-                    offline=self.options.offline,
-                    on_progress=self.on_progress,
-                )
-                self._runner = Runner(
-                    model,
-                    self.device,
-                    precision=self.options.precision,
-                    batch_size=self.options.batch_size,
-                    tell=self._tell,
-                )
-            return self._runner
+        """The first of `runners`."""
+        return self.runners[0]
+
+    def _runner_of(self, member: Member) -> Runner:
+        return Runner(
+            member.load(offline=self.options.offline, on_progress=self.on_progress),
+            self.device,
+            precision=self.options.precision,
+            batch_size=self.options.batch_size,
+            tell=self._tell,
+        )
+
+    def _separated(
+        self, source: Source, plan: StemPlan, report: Report, on_progress: ProgressCallback
+    ) -> Iterator[dict[str, Block]]:
+        """The outputs of a source, block by block."""
+        combination = self.lineup.combination
+        if combination is None:
+            return separate_blocks(source, self.runner, plan, self.options, report=report, on_progress=on_progress)
+        return separate_together(
+            source, self.runners, combination, plan, self.options, report=report, on_progress=on_progress
+        )
 
     def _tell(self, message: str) -> None:
         self._runner_notes.append(message)
@@ -229,9 +243,7 @@ class Separator:
         """
         found = self._source(source, sample_rate)
         report, sink = Report(), ArraySink()
-        for outputs in separate_blocks(
-            found, self.runner, self.plan, self.options, report=report, on_progress=self.on_progress
-        ):
+        for outputs in self._separated(found, self.plan, report, self.on_progress):
             sink.write(outputs)
         return self._result(found, report, stems=sink.arrays(self.plan.names, found.channels))
 
@@ -245,14 +257,17 @@ class Separator:
         Raises:
             OptionError: the model needs a first pass over the whole track.
         """
-        if self.runner.model.normalization != "none":
+        needy = [
+            m.entry.name for m, r in zip(self.members, self.runners, strict=True) if r.model.normalization != "none"
+        ]
+        if needy:
             raise OptionError(
-                f"{self.entry.name} needs the mean and level of the whole track before it starts; a stream can't be "
+                f"{needy[0]} needs the mean and level of the whole track before it starts; a stream can't be "
                 "read twice.",
                 hint="use separate() with a file or an array.",
             )
         source = StreamSource(blocks, sample_rate, channels, channel_layout)
-        return separate_blocks(source, self.runner, self.plan, self.options, on_progress=self.on_progress)
+        return self._separated(source, self.plan, Report(), self.on_progress)
 
     # ------------------------------------------------------------ to files
 
@@ -285,14 +300,7 @@ class Separator:
         replacing = self.options.overwrite if overwrite is None else overwrite
         sink = self.open_sink(Path(path), source, targets, overwrite=replacing)
         try:
-            outputs = separate_blocks(
-                source,
-                self.runner,
-                self._file_plan(),
-                self.options,
-                report=report,
-                on_progress=on_progress or self.on_progress,
-            )
+            outputs = self._separated(source, self._file_plan(), report, on_progress or self.on_progress)
             for block in self.finish(outputs, info):
                 sink.write(block)
             if report.written == 0:
@@ -470,41 +478,3 @@ def _merged(options: Options | None, model: str | None, fields: Mapping[str, Any
     if unknown:
         raise OptionError(f"{unknown[0]!r} is not an option; options are {', '.join(Options.names())}.")
     return replace(options or Options(), **changes)
-
-
-def _plan(entry: ModelEntry, options: Options) -> StemPlan:
-    kind = architecture_class(entry.architecture)
-    parts = [file.part for file in entry.files]
-    # What the residual model of a post-filter took out of the stems is not spread over them again.
-    removed = options.postfilter != "none" and options.residual_model and options.residual == "spread"
-    residual = "ignore" if removed else options.residual
-    covers = kind.covers_mixture and len(entry.stems) > 1 if entry.covers_mixture is None else entry.covers_mixture
-
-    def parts_for(stems: tuple[str, ...]) -> tuple[str, ...]:
-        config = {**entry.config, **_overrides(entry, options)}
-        return kind.parts_needed(config, parts, stems)
-
-    def plan(all_for_free: bool) -> StemPlan:
-        return plan_stems(
-            entry.stems,
-            covers_mixture=covers,
-            stems=options.stems,
-            minus=options.minus,
-            residual=residual,
-            all_for_free=all_for_free or options.postfilter != "none",
-        )
-
-    first = plan(False)
-    return plan(set(parts_for(first.compute)) == set(parts_for(tuple(entry.stems))))
-
-
-def _overrides(entry: ModelEntry, options: Options) -> dict[str, Any]:
-    """Options that change the model itself."""
-    if options.iterations is None or options.postfilter != "none":
-        return {}
-    if "niter" not in entry.config:
-        raise OptionError(
-            f"iterations is {options.iterations}, but {entry.name} has no filter of its own.",
-            hint="choose a post-filter as well: --postfilter wiener.",
-        )
-    return {"niter": options.iterations}

@@ -106,8 +106,12 @@ def _bytes_per_second(info: AudioInfo, encoding: Encoding) -> tuple[float, float
 def _facts(plan: Plan, separator: Separator, forecasts: Sequence[Forecast]) -> dict[str, Any]:
     entry, options = separator.entry, separator.options
     to_do = [forecast for forecast in forecasts if forecast.action == "separate"]
-    parts = separator.parts
-    missing = [] if is_cached(entry, parts) else [entry.file(part) for part in parts if not is_cached(entry, [part])]
+    missing = [
+        member.entry.file(part)
+        for member in separator.members
+        for part in member.parts
+        if not is_cached(member.entry, [part])
+    ]
     sizes = [file.size for file in missing]
     spools = sorted((forecast.spool_bytes or 0 for forecast in to_do), reverse=True)
     disk = sum(forecast.result_bytes or 0 for forecast in to_do) + sum(spools[: options.jobs])

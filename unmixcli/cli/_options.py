@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from unmixcli.options import BitDepth, Clipping, Format, Options, PostFilter, Precision, Quality
+from unmixcli.options import BitDepth, Clipping, Combine, Format, Options, PostFilter, Precision, Quality
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +83,7 @@ WHAT, WHERE, HOW, RUN = "What to separate", "Where results go", "How it is compu
 
 ROWS: tuple[Row, ...] = (
     Row("model", ("-m", "--model"), WHAT, "Model by name or alias; auto takes the recommended one. See `unmix models "
-        "list`.", {"metavar": "NAME"}),
+        "list`. Several, joined with +, are combined stem by stem.", {"metavar": "NAME[+NAME...]"}),
     Row("quality", ("--quality",), WHAT, "With --model auto: what the recommendation is for.", _one_of(Quality)),
     Row("stems", ("-s", "--stems"), WHAT, "Only these stems. Also: accompaniment, no_NAME, rest, residual.",
         {"metavar": "A,B"}),
@@ -112,6 +112,11 @@ ROWS: tuple[Row, ...] = (
         {"type": int, "metavar": "N"}),
     Row("residual_model", ("--residual-model",), HOW, "Give the post-filter one more source for what no stem explains.",
         {"is_flag": True}),
+    Row("combine", ("--combine",), HOW, "With several models: their average or median, or in each bin of a spectrogram "
+        "the quietest (min_fft), the loudest (max_fft) or the average (avg_fft).", _one_of(Combine)),
+    Row("weights", ("--weights",), HOW, "With several models: how much each counts, in the order of --model; 2,1 for "
+        "all stems, vocals=1,3 for one (may be repeated); one that counts 0 is not run.",
+        {"multiple": True, "metavar": "[STEM=]W,W..."}),
     Row("shifts", ("--shifts",), HOW, "Average this many runs with random time shifts: slower, a little better.",
         {"type": int, "metavar": "N"}),
     Row("seed", ("--seed",), HOW, "Of everything random.", {"type": int, "metavar": "N"}),

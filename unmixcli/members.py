@@ -1,0 +1,210 @@
+"""Which models a separation runs, what each of them computes, and what the result is called.
+
+`--model a` is one model, `--model a+b` an ensemble: its stems are those of both, each combined of the members that
+give it (`ensemble.py`), and only members that an output listens to are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unmixcli.checkpoint import choose_model, load_model
+from unmixcli.ensemble import Casting, Combination, Voice, cast_voices
+from unmixcli.entry import Licence, ModelEntry
+from unmixcli.errors import OptionError, UnknownModelError
+from unmixcli.models import architecture_class
+from unmixcli.models.base import SeparationModel
+from unmixcli.options import Options
+from unmixcli.progress import ProgressCallback, ignore_progress
+from unmixcli.registry import Registry, load_registry
+from unmixcli.stems import StemPlan, plan_stems
+
+JOINT = "+"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model and what it has to compute.
+
+    Attributes:
+        entry: of the registry.
+        stems: those to compute.
+        overrides: of the entry's config.
+    """
+
+    entry: ModelEntry
+    stems: tuple[str, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the entry's files that are needed."""
+        return _parts(self.entry, self.overrides, self.stems)
+
+    def load(self, *, offline: bool, on_progress: ProgressCallback = ignore_progress) -> SeparationModel:
+        """The model with its weights, fetched where they are missing; see `load_model`."""
+        return load_model(
+            self.entry, stems=self.stems, overrides=self.overrides, offline=offline, on_progress=on_progress
+        )
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """The models of a separation, and its outputs.
+
+    Attributes:
+        entry: what the result is said to be made by: the model's entry, or one that describes the ensemble.
+        members: the models that are run.
+        combination: how their estimates become the stems of `plan.compute`; None for one model.
+        plan: the outputs.
+        warning: a sentence for the user where "auto" did something worth knowing.
+    """
+
+    entry: ModelEntry
+    members: tuple[Member, ...]
+    combination: Combination | None
+    plan: StemPlan
+    warning: str | None = None
+
+
+def line_up(options: Options, *, on_progress: ProgressCallback = ignore_progress) -> Lineup:
+    """Find the models that the options name and decide what each computes.
+
+    Raises:
+        UnknownModelError: no such model.
+        OptionError: a stem that they can't give, or weights that don't fit.
+    """
+    registry = load_registry()
+    names = _names(options.model, registry)
+    if len(names) > 1:
+        return _ensemble([registry.get(name) for name in names], options)
+    if options.weights:
+        raise OptionError(
+            f"there are weights, but {options.model} is one model.", hint="--model a+b combines several models."
+        )
+    wanted = options.stems or options.minus
+    entry, warning = choose_model(
+        options.model, wanted, options.quality, options.offline, on_progress=on_progress, registry=registry
+    )
+    return replace(_single(entry, options), warning=warning)
+
+
+def _names(text: str, registry: Registry) -> list[str]:
+    """The names in "a+b". An alias may have a "+" of its own."""
+    if JOINT not in text:
+        return [text]
+    try:
+        return [registry.get(text).name]
+    except UnknownModelError:
+        names = [name.strip() for name in text.split(JOINT)]
+    if "auto" in names or "" in names:
+        raise OptionError(
+            f"model is {text!r}, expected names of models between each +.", hint="`unmix models list` shows all."
+        )
+    found = [registry.get(name).name for name in names]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"model is {text!r}, with {twice} twice.", hint="--weights says how much each counts.")
+    return found
+
+
+def _single(entry: ModelEntry, options: Options) -> Lineup:
+    overrides = _overrides([entry], options)[0]
+
+    def cost(stems: Sequence[str]) -> set[str]:
+        return set(_parts(entry, overrides, stems))
+
+    def plan(all_for_free: bool) -> StemPlan:
+        return _plan(entry.stems, _covers(entry), options, all_for_free)
+
+    first = plan(False)
+    final = plan(cost(first.compute) == cost(entry.stems))
+    return Lineup(entry, (Member(entry, final.compute, overrides),), None, final)
+
+
+def _ensemble(entries: Sequence[ModelEntry], options: Options) -> Lineup:
+    voices = [Voice(entry.name, entry.stems, _covers(entry)) for entry in entries]
+    casting = cast_voices(voices, options.weights, options.combine)
+    overrides = _overrides(entries, options)
+
+    def members(stems: Sequence[str]) -> dict[int, Member]:
+        heard = {number: casting.heard(number, stems) for number in range(len(entries))}
+        return {number: Member(entries[number], own, overrides[number]) for number, own in heard.items() if own}
+
+    def cost(stems: Sequence[str]) -> set[tuple[str, tuple[str, ...]]]:
+        return {(member.entry.name, member.parts) for member in members(stems).values()}
+
+    def plan(all_for_free: bool) -> StemPlan:
+        return _plan(casting.stems, casting.covers_mixture, options, all_for_free)
+
+    first = plan(False)
+    final = plan(cost(first.compute) == cost(casting.stems))
+    run = members(final.compute)
+    combination = Combination.of(casting, final.compute, options.combine, list(run))
+    return Lineup(_described(entries, casting, options), tuple(run.values()), combination, final)
+
+
+def _described(entries: Sequence[ModelEntry], casting: Casting, options: Options) -> ModelEntry:
+    """An ensemble as an entry: for names, tags, the record of finished work."""
+    names = [entry.name for entry in entries]
+    how = {"avg": "averaged", "median": "median"}.get(options.combine, options.combine)
+    members = {entry.name: {"architecture": entry.architecture, "config": dict(entry.config)} for entry in entries}
+    weights = {stem: list(row) for stem, row in casting.weights.items()}
+    return ModelEntry(
+        name=JOINT.join(names),
+        title=f"{' and '.join(names)}, {how}",
+        architecture="ensemble",
+        config={"members": members, "weights": weights, "combine": options.combine},
+        stems=casting.stems,
+        sample_rate=max(entry.sample_rate for entry in entries),
+        channels=max(entry.channels for entry in entries),
+        files=tuple(replace(file, part=f"{entry.name}.{file.part}") for entry in entries for file in entry.files),
+        licence=joint_licence([entry.licence for entry in entries]),
+        covers_mixture=casting.covers_mixture,
+    )
+
+
+def joint_licence(licences: Sequence[Licence]) -> Licence:
+    """The terms of all of them together: what one forbids is forbidden."""
+    words = [licence.commercial_ok for licence in licences]
+    commercial = False if False in words else None if None in words else True
+    return Licence(" and ".join(dict.fromkeys(licence.name for licence in licences)), commercial_ok=commercial)
+
+
+def _covers(entry: ModelEntry) -> bool:
+    if entry.covers_mixture is not None:
+        return entry.covers_mixture
+    return architecture_class(entry.architecture).covers_mixture and len(entry.stems) > 1
+
+
+def _parts(entry: ModelEntry, overrides: Mapping[str, Any], stems: Sequence[str]) -> tuple[str, ...]:
+    kind = architecture_class(entry.architecture)
+    return tuple(kind.parts_needed({**entry.config, **overrides}, entry.parts, stems)) if entry.files else ()
+
+
+def _plan(stems: Sequence[str], covers_mixture: bool, options: Options, all_for_free: bool) -> StemPlan:
+    # What the residual model of a post-filter took out of the stems is not spread over them again.
+    removed = options.postfilter != "none" and options.residual_model and options.residual == "spread"
+    return plan_stems(
+        stems,
+        covers_mixture=covers_mixture,
+        stems=options.stems,
+        minus=options.minus,
+        residual="ignore" if removed else options.residual,
+        all_for_free=all_for_free or options.postfilter != "none",
+    )
+
+
+def _overrides(entries: Sequence[ModelEntry], options: Options) -> list[dict[str, Any]]:
+    """Options that change the models themselves, for each of them."""
+    if options.iterations is None or options.postfilter != "none":
+        return [{} for _ in entries]
+    if not any("niter" in entry.config for entry in entries):
+        names = " and ".join(entry.name for entry in entries)
+        raise OptionError(
+            f"iterations is {options.iterations}, but {names} has no filter of its own.",
+            hint="choose a post-filter as well: --postfilter wiener.",
+        )
+    return [{"niter": options.iterations} if "niter" in entry.config else {} for entry in entries]
