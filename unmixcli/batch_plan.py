@@ -116,7 +116,8 @@ def batch_settings(separator: Separator) -> dict[str, Any]:
     options = separator.options.result_fields()
     # an ensemble's entry tells of the combination and the weights
     left_out = ("device", "model", "quality", "template", "combine", "weights")
-    for name in (*left_out, *(() if separator.options.shifts else ("seed",))):
+    unused = (*(() if separator.options.shifts else ("seed",)), *(() if separator.options.tta else ("tta",)))
+    for name in (*left_out, *unused):
         options.pop(name, None)
     options["format"] = separator.options.format or "wav"
     entry = separator.entry

@@ -53,6 +53,7 @@ class Options:
         combine: how the estimates of several models become one; see `ensemble.py`.
         weights: of several models, by their order: "2,1" for all stems, "vocals=1,3" for one; a mapping of stems to
             numbers is taken as well. Empty: all models count the same.
+        tta: average over both sides and both polarities of the input; see `models/augmented.py`.
         shifts: 0, or the number of random time shifts to average.
         batch_size: segments per forward pass; 0: by device.
         start: seconds; nothing before is written. None: the beginning.
@@ -87,6 +88,7 @@ class Options:
     overlap: float | None = None
     combine: Combine = "avg"
     weights: tuple[str, ...] = ()
+    tta: bool = False
     shifts: int = 0
     batch_size: int = 0
     start: float | None = None

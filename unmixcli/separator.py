@@ -19,6 +19,7 @@ from unmixcli.device import choose_device, device_title
 from unmixcli.errors import InputError, OptionError
 from unmixcli.lockstep import separate_together
 from unmixcli.members import Member, line_up
+from unmixcli.models.augmented import Augmented
 from unmixcli.naming import target_paths
 from unmixcli.options import Format, Options
 from unmixcli.pipeline import Report, Source, separate_blocks
@@ -206,8 +207,9 @@ class Separator:
         return self.runners[0]
 
     def _runner_of(self, member: Member) -> Runner:
+        model = member.load(offline=self.options.offline, on_progress=self.on_progress)
         return Runner(
-            member.load(offline=self.options.offline, on_progress=self.on_progress),
+            Augmented(model) if self.options.tta else model,
             self.device,
             precision=self.options.precision,
             batch_size=self.options.batch_size,

@@ -117,6 +117,8 @@ ROWS: tuple[Row, ...] = (
     Row("weights", ("--weights",), HOW, "With several models: how much each counts, in the order of --model; 2,1 for "
         "all stems, vocals=1,3 for one (may be repeated); one that counts 0 is not run.",
         {"multiple": True, "metavar": "[STEM=]W,W..."}),
+    Row("tta", ("--tta",), HOW, "Average the model over left and right swapped and over both polarities: three times "
+        "the time, a little better.", {"is_flag": True}),
     Row("shifts", ("--shifts",), HOW, "Average this many runs with random time shifts: slower, a little better.",
         {"type": int, "metavar": "N"}),
     Row("seed", ("--seed",), HOW, "Of everything random.", {"type": int, "metavar": "N"}),
