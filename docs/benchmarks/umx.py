@@ -166,10 +166,17 @@ def main() -> None:
 
 
 def compare(
-    ours: list[str], environment: dict[str, str], theirs: list[str], public: dict[str, str], results: Path, pairs: int
+    ours: list[str],
+    environment: dict[str, str],
+    theirs: list[str],
+    public: dict[str, str],
+    results: Path,
+    pairs: int,
+    *,
+    peer: str = "umx",
 ) -> None:
     """Run the two commands in turn and print a table. `unmix` would skip what is in `results`, so that is deleted."""
-    print("| pair | umx s | CPU s | MiB | unmix s | CPU s | MiB | times faster | times less CPU |")
+    print(f"| pair | {peer} s | CPU s | MiB | unmix s | CPU s | MiB | times faster | times less CPU |")
     print("|---|---|---|---|---|---|---|---|---|")
     ratios = []
     for pair in range(pairs):

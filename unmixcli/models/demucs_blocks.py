@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
+from unmixcli.models.onednn import Conv1d, Linear
 from unmixcli.quantized import SETTINGS, name_tensors
 
 FOUR_STEMS = ("drums", "bass", "other", "vocals")
@@ -52,7 +53,7 @@ class BLSTM(nn.Module):
         super().__init__()
         self.pieces = pieces
         self.lstm = nn.LSTM(channels, channels, num_layers=layers, bidirectional=True)
-        self.linear = nn.Linear(2 * channels, channels)
+        self.linear = Linear(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, length = x.shape
@@ -82,11 +83,11 @@ class LocalState(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.content = nn.Conv1d(channels, channels, 1)
-        self.query = nn.Conv1d(channels, channels, 1)
-        self.key = nn.Conv1d(channels, channels, 1)
-        self.query_decay = nn.Conv1d(channels, _HEADS * _DECAYS, 1)
-        self.proj = nn.Conv1d(channels, channels, 1)
+        self.content = Conv1d(channels, channels, 1)
+        self.query = Conv1d(channels, channels, 1)
+        self.key = Conv1d(channels, channels, 1)
+        self.query_decay = Conv1d(channels, _HEADS * _DECAYS, 1)
+        self.proj = Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, length = x.shape
@@ -125,7 +126,7 @@ class DConv(nn.Module):
         for level in range(depth):
             dilation = 2**level
             layers: list[nn.Module] = [
-                nn.Conv1d(channels, hidden, 3, dilation=dilation, padding=dilation),
+                Conv1d(channels, hidden, 3, dilation=dilation, padding=dilation),
                 nn.GroupNorm(1, hidden),
                 nn.GELU(),
             ]
@@ -133,12 +134,15 @@ class DConv(nn.Module):
                 layers.append(BLSTM(hidden))
             if attention:
                 layers.append(LocalState(hidden))
-            layers += [nn.Conv1d(hidden, 2 * channels, 1), nn.GroupNorm(1, 2 * channels), nn.GLU(1)]
+            layers += [Conv1d(hidden, 2 * channels, 1), nn.GroupNorm(1, 2 * channels), nn.GLU(1)]
             self.layers.append(nn.Sequential(*layers, LayerScale(channels)))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            x = x + layer(x)
+            assert isinstance(layer, nn.Sequential)
+            gain = layer[-1].scale
+            assert isinstance(gain, Tensor)
+            x = torch.addcmul(x, layer[:-1](x), gain[:, None])
         return x
 
 

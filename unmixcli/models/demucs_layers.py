@@ -8,6 +8,7 @@ Legend: b batch, c channel of the network, f bin, t frame or sample.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.models.demucs_blocks import DConv, group_norm
+from unmixcli.models.onednn import Conv1d, Conv2d
+
+# Numbers that go through a residual block at once on the CPU.
+_CACHED = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,14 @@ class EncoderLayer(nn.Module):
         self.stride = s.stride
         self.empty = empty
         if s.frequency:
-            self.conv: nn.Module = nn.Conv2d(inputs, outputs, (s.kernel, 1), (s.stride, 1), (s.padding, 0))
+            self.conv: nn.Module = Conv2d(inputs, outputs, (s.kernel, 1), (s.stride, 1), (s.padding, 0))
         else:
-            self.conv = nn.Conv1d(inputs, outputs, s.kernel, s.stride, s.padding)
+            self.conv = Conv1d(inputs, outputs, s.kernel, s.stride, s.padding)
         if empty:
             return
         self.norm1 = group_norm(outputs, s.groups, s.norm)
         width = 1 + 2 * s.context_encoder
-        kind = nn.Conv2d if s.frequency else nn.Conv1d
+        kind = Conv2d if s.frequency else Conv1d
         self.rewrite = kind(outputs, 2 * outputs, width, 1, s.context_encoder)
         self.norm2 = group_norm(2 * outputs, s.groups, s.norm)
         self.dconv = _residual(outputs, s) if residual else None
@@ -87,10 +92,20 @@ class EncoderLayer(nn.Module):
             return y
         if inject is not None:
             y = y + (inject[:, :, None] if y.dim() == 4 else inject)
-        y = F.gelu(self.norm1(y))
+        y = self.norm1(y)
+        if y.dim() == 4 and self.rewrite.kernel_size == (1, 1) and isinstance(self.norm2, nn.Identity):
+            return _by_bins(self._rest, y)  # nothing mixes the bins
+        y = F.gelu(y)
         if self.dconv is not None:
-            y = _along_time(self.dconv, y)
+            y = _by_bins(self.dconv, y) if y.dim() == 4 else self.dconv(y)
         return F.glu(self.norm2(self.rewrite(y)), 1)
+
+    def _rest(self, x: Tensor) -> Tensor:
+        """What follows the convolution, for bins [n, c, t]."""
+        y = F.gelu(x)
+        if self.dconv is not None:
+            y = self.dconv(y)
+        return F.glu(self.rewrite(y[:, :, None])[:, :, 0], 1)
 
 
 class DecoderLayer(nn.Module):
@@ -121,11 +136,11 @@ class DecoderLayer(nn.Module):
             return
         width = 1 + 2 * s.context
         if not s.frequency:
-            self.rewrite: nn.Module = nn.Conv1d(inputs, 2 * inputs, width, 1, s.context)
+            self.rewrite: nn.Module = Conv1d(inputs, 2 * inputs, width, 1, s.context)
         elif s.square:
-            self.rewrite = nn.Conv2d(inputs, 2 * inputs, width, 1, s.context)
+            self.rewrite = Conv2d(inputs, 2 * inputs, width, 1, s.context)
         else:
-            self.rewrite = nn.Conv2d(inputs, 2 * inputs, (1, width), 1, (0, s.context))
+            self.rewrite = Conv2d(inputs, 2 * inputs, (1, width), 1, (0, s.context))
         self.norm1 = group_norm(2 * inputs, s.groups, s.norm)
         self.dconv = _residual(inputs, s) if residual else None
 
@@ -146,20 +161,34 @@ class DecoderLayer(nn.Module):
             x = x.unflatten(1, (self.inputs, -1))
         if self.empty:
             return x
-        y = F.glu(self.norm1(self.rewrite(x if skip is None else x + skip)), 1)
-        return y if self.dconv is None else _along_time(self.dconv, y)
+        y = self.norm1(self.rewrite(x if skip is None else x + skip))
+        return _by_bins(self._gated, y) if y.dim() == 4 else self._gated(y)
+
+    def _gated(self, x: Tensor) -> Tensor:
+        y = F.glu(x, 1)
+        return y if self.dconv is None else self.dconv(y)
 
 
 def _residual(channels: int, s: LayerSettings) -> DConv:
     return DConv(channels, compress=s.compress, depth=s.depth, lstm=s.lstm, attention=s.attention)
 
 
-def _along_time(block: nn.Module, x: Tensor) -> Tensor:
-    """A block of [b, c, t] on each bin of [b, c, f, t] by itself."""
-    if x.dim() == 3:
-        return block(x)
-    batch, _, bins, _ = x.shape
-    return block(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, bins)).transpose(1, 2)
+def _by_bins(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A block of [n, c, t] on each bin of [b, c, f, t] by itself. On the CPU a few bins at a time go through all of it,
+    so that what is between its layers stays in the cache."""
+    batch, channels, bins, frames = x.shape
+    if x.device.type != "cpu":
+        return block(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, bins)).transpose(1, 2)
+    few = max(1, _CACHED // (channels * frames))
+    result: Tensor | None = None
+    for item in range(batch):
+        for start in range(0, bins, few):
+            done = block(x[item, :, start : start + few].transpose(0, 1).contiguous())
+            if result is None:
+                result = x.new_empty(batch, done.shape[1], bins, done.shape[2])
+            result[item, :, start : start + few] = done.transpose(0, 1)
+    assert result is not None
+    return result
 
 
 # ---------------------------------------------------------------- bands

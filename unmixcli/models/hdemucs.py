@@ -228,12 +228,20 @@ def _check(architecture: str, values: Mapping[str, Any]) -> None:
     )
 
 
+class _Table(nn.Module):
+    """An `nn.Embedding` that draws no numbers: building one without memory imports PyTorch's compiler (a second)."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, columns))
+
+
 class FrequencyEmbedding(nn.Module):
     """A vector that is added to every frame of a bin: which bin it is."""
 
     def __init__(self, bins: int, channels: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(bins, channels)
+        self.embedding = _Table(bins, channels)
 
 
 class _Branches(nn.Module):

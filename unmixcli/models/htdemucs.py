@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from unmixcli.models.demucs_blocks import require
 from unmixcli.models.demucs_transformer import CrossTransformer, TransformerSettings
 from unmixcli.models.hdemucs import ONLY, SHARED_DEFAULTS, SHARED_IGNORED, Hybrid
+from unmixcli.models.onednn import Conv1d
 
 
 class HTDemucs(Hybrid):
@@ -118,10 +119,10 @@ class _Middle(nn.Module):
     def __init__(self, inner: int, width: int, values: Mapping[str, Any]) -> None:
         super().__init__()
         if values["bottom_channels"]:
-            self.channel_upsampler = nn.Conv1d(inner, width, 1)
-            self.channel_downsampler = nn.Conv1d(width, inner, 1)
-            self.channel_upsampler_t = nn.Conv1d(inner, width, 1)
-            self.channel_downsampler_t = nn.Conv1d(width, inner, 1)
+            self.channel_upsampler = Conv1d(inner, width, 1)
+            self.channel_downsampler = Conv1d(width, inner, 1)
+            self.channel_upsampler_t = Conv1d(inner, width, 1)
+            self.channel_downsampler_t = Conv1d(width, inner, 1)
         self.crosstransformer = CrossTransformer(
             width,
             TransformerSettings(
