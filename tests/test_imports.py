@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "wire", "onnx_read"),
     ("registry", "registry_parse", "published_config", "user_models", "download", "fetch", "mirrors", "cache", "checkpoint",
      "checkpoint_read", "unpickle"),
-    ("runner", "sinks", "pipeline", "lockstep", "members", "separator"),
+    ("runner", "sinks", "pipeline", "lockstep", "members", "chain", "chain_run", "separator"),
     ("record", "inputs", "resume", "batch_plan", "batch", "karaoke", "doctor", "evaluation", "training", "remote"),
     ("cli",),
 )  # fmt: skip

@@ -41,6 +41,19 @@ _VR: dict[str, Any] = {
         ],
     }
 }
+_MDX: dict[str, Any] = {
+    "n_fft": 256,
+    "hop_length": 32,
+    "dim_f": 128,
+    "dim_t": 64,
+    "g": 4,
+    "L": 5,
+    "primary_stem": "Vocals",
+}
+_MDX23C: dict[str, Any] = {
+    "n_fft": 256, "hop_length": 64, "dim_f": 128, "num_channels": 4, "growth": 4, "num_scales": 2, "num_subbands": 4,
+    "norm": "InstanceNorm", "chunk_size": 4032, "instruments": ["Vocals", "Drums"],
+}  # fmt: skip
 
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
@@ -108,6 +121,16 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_VR | {"network": 31191, "window": 272}, ("vocals",)),
         (_VR | {"nout": 8, "nout_lstm": 8, "window": 144}, ("instrumental", "vocals")),
     ],
+    "mdx_net": [
+        (_MDX, ("vocals",)),
+        (_MDX | {"compensate": 1.1, "denoise": True, "l": 2}, ("vocals", "instrumental")),
+    ],
+    "mdx23c": [
+        (_MDX23C, ("vocals", "drums")),
+        (_MDX23C | {"target_instrument": "Drums", "norm": "GroupNorm2", "act": "relu", "scale": [1, 2]}, ("drums",)),
+        (_MDX23C | {"act": "elu1.0", "normalize": True, "num_blocks_per_scale": 1}, ("drums",)),
+    ],
+    "onnx_spectrogram": [],  # needs onnxruntime: tests/test_mdx_net.py
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],

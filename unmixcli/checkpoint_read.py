@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unmixcli.errors import CheckpointError
+from unmixcli.onnx_read import ONNX_FILE, describe, is_onnx, read_graph
 from unmixcli.quantized import is_quantized, number_tensors
 from unmixcli.unpickle import ITEM_SIZES, Name, StorageRef, TensorRef, read_pickle
 
@@ -116,8 +117,11 @@ def find_settings(content: Any) -> dict[str, Any]:
 
     Returns:
         {"class": its full name, "args": [...], "kwargs": {...}} with fractions as text ("39/5"), or nothing where there
-        is no such package. An argument that JSON can't hold is left out of `kwargs` and None in `args`.
+        is no such package. An argument that JSON can't hold is left out of `kwargs` and None in `args`. Of an ONNX file
+        {"onnx": what `onnx_read.describe` tells of its graph}.
     """
+    if isinstance(content, Mapping) and isinstance(content.get(ONNX_FILE), Tensor):
+        return {"onnx": describe(read_graph(content[ONNX_FILE].numpy().data))}
     if not isinstance(content, Mapping) or not isinstance(content.get("klass"), Name):
         return {}
     args, kwargs = content.get("args", ()), content.get("kwargs", {})
@@ -169,12 +173,15 @@ def read_package(path: str | os.PathLike[str]) -> Any:
                 return _read_legacy(stream)
         if _is_safetensors(head, path.stat().st_size):
             return _read_safetensors(path)
+        if is_onnx(head):
+            return _read_onnx(path)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path.name}: {error}", hint=error.hint) from error
     raise CheckpointError(
-        f"{path.name} is not a weights file: {_describe(head)}.", hint="expected safetensors or a file of torch.save."
+        f"{path.name} is not a weights file: {_describe(head)}.",
+        hint="expected safetensors, ONNX or a file of torch.save.",
     )
 
 
@@ -205,6 +212,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"the safetensors file is damaged: {error}.") from error
+
+
+# --- ONNX: kept whole, as the graph says what its tensors are for
+
+
+def _read_onnx(path: Path) -> dict[str, Tensor]:
+    data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    read_graph(data.numpy().data)
+    return {ONNX_FILE: data}
 
 
 # --- torch, since 1.6: a zip of one pickle and one file per storage
