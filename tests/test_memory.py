@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.toys import Halves
+from unmixcli.cli import _memory
 from unmixcli.cli._memory import has_huge_pages
 from unmixcli.pipeline import _flat_blocks, _in_small_blocks, _segmented
 from unmixcli.runner import Runner
@@ -58,6 +59,27 @@ def test_training_keeps_what_it_frees() -> None:
     held, left = map(float, result.stdout.split())
     assert held > 150
     assert left > 0.9 * held
+
+
+@pytest.mark.parametrize(
+    ("model", "quality", "kept"),
+    [
+        ("htdemucs", "balanced", True),
+        ("umxhq", "balanced", False),
+        ("umxhq+htdemucs_ft*2", "balanced", True),
+        ("auto", "best", True),
+        ("auto", "fast", False),
+        ("nobody knows it", "balanced", False),
+    ],
+)
+def test_large_networks_keep_what_they_free(
+    model: str, quality: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    monkeypatch.setattr(_memory, "keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr(_memory, "keep_memory_level", lambda: called.append(False))
+    _memory.prepare_memory(model, (), quality)
+    assert called == [kept]
 
 
 @pytest.mark.parametrize(

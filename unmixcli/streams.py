@@ -74,6 +74,11 @@ def prefetch(items: Iterable[T], *, depth: int = 4) -> Generator[T, None, None]:
         thread.join()
 
 
+def prefetch_if(wanted: bool, items: Iterable[T], *, depth: int = 4) -> Generator[T, None, None]:
+    """`prefetch`, or the items as they are, in the consumer's thread."""
+    return prefetch(items, depth=depth) if wanted else (item for item in items)
+
+
 def ordered_map(
     function: Callable[[T], R],
     items: Iterable[T],
@@ -83,7 +88,8 @@ def ordered_map(
 ) -> Iterator[R]:
     """`map` over a stream with `workers` threads: results in order, at most `workers` items under way.
 
-    With more than one worker, `prepare` is called once in each of their threads.
+    One more waits in line, so that no worker does while the caller looks at a result. With more than one worker,
+    `prepare` is called once in each of their threads.
     """
     if workers <= 1:
         for item in items:
@@ -94,7 +100,7 @@ def ordered_map(
         try:
             for item in items:
                 under_way.append(pool.submit(function, item))
-                if len(under_way) >= workers:
+                if len(under_way) > workers:
                     yield under_way.pop(0).result()
             while under_way:
                 yield under_way.pop(0).result()

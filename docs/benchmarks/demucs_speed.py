@@ -96,6 +96,7 @@ def main() -> None:
         for path in sorted((folder / "ours").rglob("*.wav")):
             found, _ = soundfile.read(path)
             expected, _ = soundfile.read(folder / "theirs" / arguments.model / "song" / path.name)
+            found = found.clip(-1, 1)  # as `demucs` writes it
             ratio = 10 * np.log10(np.sum(expected**2) / np.sum((expected - found) ** 2))
             print(f"| {path.stem} | {ratio:.1f} | {np.abs(expected - found).max():.1e} |")
         shutil.rmtree(folder / "theirs")

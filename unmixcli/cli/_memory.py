@@ -7,7 +7,12 @@ import ctypes
 import os
 import platform
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+
+from unmixcli.errors import UnmixError
+from unmixcli.models import LARGE_BLOCKS
+from unmixcli.registry import load_registry
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD = -1
@@ -22,6 +27,23 @@ _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # torch reads this once, at its first allocation: blocks of at least 2 MiB then lie on huge pages where the system lets
 # a program ask for them
 _TORCH_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+
+
+def prepare_memory(model: str, stems: Iterable[str] = (), quality: str = "balanced") -> None:
+    """Choose between the two for a separation. Call it before torch is imported.
+
+    Args:
+        model: what `--model` says: a name, several joined by "+", or "auto".
+        stems, quality: what "auto" goes by.
+    """
+    registry = load_registry()
+    preset = registry.preset(tuple(stems), quality) if model == "auto" else None
+    names = [preset.model] if preset else [part.split("*")[0].strip() for part in model.split("+")]
+    with contextlib.suppress(UnmixError):  # an unknown model is told of when it is loaded
+        if any(registry.get(name).architecture in LARGE_BLOCKS for name in names):
+            keep_freed_memory()
+            return
+    keep_memory_level()
 
 
 def keep_memory_level() -> None:
@@ -59,9 +81,10 @@ def has_huge_pages(setting: Path = _HUGE_PAGES) -> bool:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step, instead of giving it back; elsewhere nothing.
 
-    Steps of a training take the same large blocks again and again, and touching a page for the first time costs more
-    than computing with it: without a GPU, steps took two thirds of the time (docs/benchmarks/training.py). Memory that
-    was used once stays taken; only the command line does this, for the whole process.
+    Steps of a training, and segments of a large network, take the same large blocks again and again, and touching a
+    page for the first time costs more than computing with it: without a GPU, steps of training took two thirds of the
+    time (docs/benchmarks/training.py), and a song with htdemucs two thirds (docs/benchmarks.md). Memory that was
+    used once stays taken; only the command line does this, for the whole process.
     """
     if platform.libc_ver()[0] != "glibc":
         return

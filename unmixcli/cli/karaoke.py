@@ -111,9 +111,9 @@ def karaoke(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
       unmix karaoke song.mp3 --guide -18dB --key +2 --tempo 90%
       unmix karaoke video.mp4
     """  # fmt: skip
-    from unmixcli.cli._memory import keep_memory_level
+    from unmixcli.cli._memory import prepare_memory
 
-    keep_memory_level()
+    prepare_memory(values.get("model") or "auto", ("vocals",), values.get("quality") or "balanced")
     from unmixcli.karaoke import KaraokeOptions
 
     options = KaraokeOptions(**{name: value for name, value in values.items() if value is not None})

@@ -48,9 +48,9 @@ def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
         found = find_files(stack, inputs, folder)
         if not found.files:  # no model is needed to say so
             _nothing_to_do(found, inputs)
-        from unmixcli.cli._memory import keep_memory_level
+        from unmixcli.cli._memory import prepare_memory
 
-        keep_memory_level()
+        prepare_memory(options.model, options.stems, options.quality)
         from unmixcli.cli._progress import choose_view
         from unmixcli.separator import Separator
 

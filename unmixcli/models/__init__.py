@@ -42,6 +42,10 @@ ARCHITECTURES: dict[str, str] = {
     "classical_stems": "unmixcli.models.classical_stems:ClassicalStems",
 }
 
+# Architectures whose forward pass takes blocks of tens of MiB, again and again the same ones: the command line keeps
+# what they free for the next segment (`cli/_memory.py`).
+LARGE_BLOCKS = frozenset({"demucs", "demucs_v1", "demucs_v2", "conv_tasnet", "demucs_bag", "hdemucs", "htdemucs"})
+
 # Class that a published package names -> the architecture here, for weights whose entry nobody wrote yet.
 PACKAGE_CLASSES: dict[str, str] = {
     "demucs.demucs.Demucs": "demucs",
