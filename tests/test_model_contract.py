@@ -54,6 +54,11 @@ _MDX23C: dict[str, Any] = {
     "n_fft": 256, "hop_length": 64, "dim_f": 128, "num_channels": 4, "growth": 4, "num_scales": 2, "num_subbands": 4,
     "norm": "InstanceNorm", "chunk_size": 4032, "instruments": ["Vocals", "Drums"],
 }  # fmt: skip
+_ROFORMER: dict[str, Any] = {
+    "dim": 8, "depth": 2, "heads": 2, "dim_head": 4, "stereo": True, "stft_n_fft": 256, "stft_win_length": 256,
+    "stft_hop_length": 55,
+}  # fmt: skip
+_BS_ROFORMER = _ROFORMER | {"freqs_per_bands": [9, 20, 100]}
 
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
@@ -131,6 +136,15 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_MDX23C | {"act": "elu1.0", "normalize": True, "num_blocks_per_scale": 1}, ("drums",)),
     ],
     "onnx_spectrogram": [],  # needs onnxruntime: tests/test_mdx_net.py
+    "bs_roformer": [
+        (_BS_ROFORMER, ("vocals",)),
+        (_BS_ROFORMER | {"instruments": ["vocals", "drums"], "linear_transformer_depth": 1}, ("drums",)),
+        (_BS_ROFORMER | {"stereo": False, "skip_connection": True, "heads": 1}, ("vocals", "drums")),
+    ],
+    "mel_band_roformer": [
+        (_ROFORMER | {"num_bands": 10}, ("vocals",)),
+        (_ROFORMER | {"num_bands": 10, "stereo": False, "normalize": True}, ("vocals", "drums")),
+    ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],
