@@ -219,7 +219,6 @@ class _Layers(nn.Module):
             _Activation(values["act"]),
             nn.Conv2d(width, outputs * parts, 1, bias=False),
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _Stack(nn.Module):
