@@ -61,17 +61,22 @@ def test_list_shows_all_models() -> None:
     ("arguments", "names"),
     [
         (["--stem", "bass", "--architecture", "open_unmix"], ["umxhq", "umx", "umxl"]),
-        (["--stem", "bass", "--commercial-ok"], ["umxhq", "unmix_small"]),
+        (["--stem", "bass", "--commercial-ok", "--architecture", "band_masks"], ["unmix_small"]),
+        (["--stem", "speech", "--licence", "mit"], ["umxse"]),
+        (["--stem", "bass", "--licence", "cc-by-nc-sa", "--architecture", "open_unmix"], ["umxl"]),
+        (["--architecture", "scnet", "--max-size", "50MB"], ["scnet_small"]),
+        (["--architecture", "scnet", "--max-size", "0.17 GB", "--sort", "name"],
+         ["scnet_large", "scnet_large_starrytong", "scnet_small"]),
+        (["--stem", "hi_hat", "--stem", "ride"], ["mdx23c_drumsep_6"]),
         (["--stem", "Speech"], ["umxse"]),
-        (["--stem", "sides", "--stem", "centre"], ["centre_extraction"]),
+        (["--stem", "sides", "--stem", "centre", "--commercial-ok"], ["centre_extraction"]),
         (["--architecture", "tdc_unet"], ["cac_tdc_17"]),
         (["--installed"], ["unmix_small", "classical", "repet_sim", "harmonic_percussive", "centre_extraction"]),
         (["--architecture", "open_unmix", "--stem", "bass", "--sort", "size"], ["umx", "umxhq", "umxl"]),
         (["--architecture", "open_unmix", "--stem", "bass", "--sort", "name"], ["umx", "umxhq", "umxl"]),
-        (["--stem", "accompaniment", "--commercial-ok", "--sort", "parameters"],
-         ["classical", "repet_sim", "cac_tdc_17", "unmix_small", "umxhq"]),
+        (["--stem", "accompaniment", "--installed", "--sort", "parameters"], ["classical", "repet_sim", "unmix_small"]),
         (["--stem", "vocals", "--installed", "--sort", "year"], ["repet_sim", "classical", "unmix_small"]),
-        (["--stem", "guitar"], ["htdemucs_6s"]),
+        (["--stem", "guitar", "--architecture", "htdemucs"], ["htdemucs_6s"]),
         (["--stem", "harpsichord"], []),
     ],
 )  # fmt: skip
@@ -80,9 +85,67 @@ def test_list_filters_and_sorts(arguments: list[str], names: list[str]) -> None:
     assert [entry["name"] for entry in json.loads(unmix("list", "--json", *arguments).stdout)] == names
 
 
+def test_list_is_sorted_by_score_within_one_protocol() -> None:
+    result = unmix("list", "--sort", "score", "--protocol", "MULTISONG", "--stem", "vocals")
+    assert "mean of vocals; MVSep Multisong, 100 excerpts of one minute, global SDR" in result.stderr
+    head, *lines = result.stdout.splitlines()
+    assert head.split()[:2] == ["NAME", "DB"]
+    scores = [float(line.split()[1]) for line in lines]
+    assert lines[0].split()[:2] == ["mel_roformer_kim", "10.98"]
+    assert scores == sorted(scores, reverse=True)
+    registry = load_registry()
+    for line, score in zip(lines, scores, strict=True):
+        published = [s for s in registry.get(line.split()[0]).scores if s.protocol.startswith("MVSep Multisong")]
+        assert [s.values["vocals"] for s in published] == [score]
+    values = json.loads(unmix("list", "--sort", "score", "--protocol", "multisong", "--json").stdout)
+    assert [entry["name"] for entry in values][:1] == ["scnet_xl_ihf"], "the mean of four stems"
+    assert values[0]["score"] == pytest.approx((9.68 + 11.58 + 11.94 + 6.48) / 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sort", "score"], "go together"),
+        (["--protocol", "multisong"], "go together"),
+        (["--sort", "score", "--protocol", "musdb18"], "protocols have 'musdb18' in them"),
+        (["--sort", "score", "--protocol", "golden ears"], "no protocol has 'golden ears' in it"),
+        (["--max-size", "large"], "'large' is no size"),
+        (["--max-size", "1 TB"], "expected a number with MB or GB"),
+    ],
+)
+def test_what_can_not_be_listed_is_a_usage_error(arguments: list[str], message: str) -> None:
+    result = unmix("list", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_names_people_know_are_found_and_near_ones_suggested() -> None:
+    registry = load_registry()
+    for known, name in (
+        ("model_bs_roformer_ep_317_sdr_12.9755.ckpt", "bs_roformer_ep317"),
+        ("UVR-MDX-NET-Inst_HQ_3.onnx", "mdx_inst_hq_3"),
+        ("UVR-MDX-NET-Inst_HQ_3", "mdx_inst_hq_3"),
+        ("MelBandRoformer.ckpt", "mel_roformer_kim"),
+        ("5_HP-Karaoke-UVR.pth", "vr_5_hp_karaoke"),
+        ("MDX23C-8KFFT-InstVoc_HQ.ckpt", "mdx23c_instvoc_hq"),
+    ):
+        assert registry.get(known).name == name
+    for wrong, near in (
+        ("model_bs_roformer_ep_317", "bs_roformer_ep317"),
+        ("UVR-MDX-NET-Inst_HQ3.onnx", "mdx_inst_hq_3"),
+        ("mel_roformer_kimm", "mel_roformer_kim"),
+        ("bs_rofomer_ep317", "bs_roformer_ep317"),
+    ):
+        result = unmix("info", wrong)
+        assert result.exit_code == 2
+        assert near in result.stderr
+
+
 def test_list_needs_neither_torch_nor_numpy() -> None:
     code = (
         "import sys; from unmixcli.cli import cli\n"
+        "try: cli.main(['models', 'list', '--sort', 'score', '--protocol', 'multisong'])\n"
+        "except SystemExit: pass\n"
         "try: cli.main(['models', 'list', '--installed'])\n"
         "finally: print([m for m in ('torch', 'numpy', 'av', 'librosa') if m in sys.modules], file=sys.stderr)"
     )
@@ -105,7 +168,8 @@ def test_info_says_everything_and_keeps_protocols_apart() -> None:
         assert words in result.stdout, words
     assert "songs without repetition are not separated" in unmix("info", "repet_sim").stdout
     assert "Needs no repetition" in unmix("info", "harmonic_percussive").stdout
-    for entry in load_registry().entries:
+    one_each = {entry.architecture: entry for entry in load_registry().entries}
+    for entry in one_each.values():
         values: dict[str, Any] = json.loads(unmix("info", entry.name, "--json").stdout)
         assert values["licence"]["source"]
         assert values["installed"] == all(file.package for file in entry.files)

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("paths", "naming", "entry", "device", "streams"),
     ("spectrum", "audio", "segment", "stems", "models", "postfilters", "shifts", "ensemble", "quantized",
      "wire", "onnx_read"),
-    ("registry", "registry_parse", "published_config", "user_models", "download", "fetch", "mirrors", "cache", "checkpoint",
+    ("registry", "registry_parse", "registry_query", "published_config", "user_models", "download", "fetch", "mirrors", "cache", "checkpoint",
      "checkpoint_read", "unpickle"),
     ("runner", "sinks", "pipeline", "lockstep", "members", "chain", "chain_run", "separator"),
     ("record", "inputs", "resume", "batch_plan", "batch", "karaoke", "doctor", "evaluation", "training", "remote"),

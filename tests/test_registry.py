@@ -12,9 +12,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
+from unmixcli.entry import ModelEntry
 from unmixcli.errors import RegistryError, UnknownModelError
-from unmixcli.models import architectures
+from unmixcli.models import architecture_class, architectures
 from unmixcli.paths import cache_folder, config_folder, user_models_folder
 from unmixcli.registry import can_give, load_registry, registry_path
 from unmixcli.registry_parse import check_name, parse_entry, parse_registry
@@ -22,10 +24,19 @@ from unmixcli.registry_parse import check_name, parse_entry, parse_registry
 SCHEMA = json.loads((Path(__file__).parents[1] / "unmixcli" / "registry_schema.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def bundled() -> dict[str, Any]:
+    """The whole bundled file; not to be edited."""
     values: dict[str, Any] = json.loads(registry_path().read_text(encoding="utf-8"))
     return values
+
+
+@pytest.fixture
+def data(bundled: dict[str, Any]) -> dict[str, Any]:
+    """A registry of the first entries, to be broken."""
+    models = copy.deepcopy(bundled["models"][:2])
+    names = [model["name"] for model in models]
+    return {**bundled, "models": models, "presets": [p for p in bundled["presets"] if p["model"] in names]}
 
 
 def user_entry(name: str = "mine", **values: Any) -> dict[str, Any]:
@@ -40,9 +51,9 @@ def write_user_entry(text: str, name: str = "mine") -> Path:
     return path
 
 
-def test_bundled_registry_follows_the_schema(data: dict[str, Any]) -> None:
+def test_bundled_registry_follows_the_schema(bundled: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    jsonschema.validate(data, SCHEMA, cls=jsonschema.Draft202012Validator)
+    jsonschema.validate(bundled, SCHEMA, cls=jsonschema.Draft202012Validator)
 
 
 def test_bundled_entries_are_complete() -> None:
@@ -92,6 +103,56 @@ def test_can_give_takes_rest_only_by_name() -> None:
     assert not can_give(("vocals", "drums"), ("rest",))
     assert can_give(("vocals",), ("no_vocals", "karaoke"))
     assert not can_give(("drums",), ("karaoke",))
+
+
+def test_nothing_of_unclear_origin_is_in_it() -> None:
+    """Models reported to be taken out of a commercial program, and what was made of them."""
+    text = registry_path().read_text(encoding="utf-8").casefold()
+    for word in ("fruit", "logic pro", "roformer-sw", "hyperace", "resurrection", "anvuew_sdr_12", "roformer-fp16"):
+        assert word not in text, word
+    for entry in load_registry(user=False).entries:
+        shape = (entry.config.get("dim"), entry.config.get("depth"))
+        assert entry.architecture != "bs_roformer" or shape != (256, 12), entry.name
+
+
+def test_files_that_can_not_be_checked_are_said_to_be() -> None:
+    for entry in load_registry(user=False).entries:
+        for file in entry.files:
+            assert file.hashes or "Nobody publishes a hash" in " ".join(entry.notes), entry.name
+            assert file.package or not any("?" in word for word in file.hashes.values())
+
+
+def test_scores_of_a_protocol_are_comparable() -> None:
+    """No model has two scores under one protocol, and partial test sets say how many tracks."""
+    for entry in load_registry(user=False).entries:
+        protocols = [score.protocol for score in entry.scores]
+        assert len(set(protocols)) == len(protocols), entry.name
+        assert all("partial" not in protocol for protocol in protocols), entry.name
+
+
+# Several networks whose sum the entry says, or settings that only the file has: their own tests count those.
+COUNTED_ELSEWHERE = ("open_unmix", "demucs_bag", "demucs")
+NAMES_AND_PROTOCOL = ("instruments", "target_instrument", "primary_stem", "chunk_size", "num_overlap", "compensate")
+
+
+def counted() -> list[Any]:
+    """One entry of each network there is: what differs in names or protocol only has the same parameters."""
+    seen: dict[str, Any] = {}
+    for entry in load_registry(user=False).entries:
+        if entry.parameters is not None and entry.files and entry.architecture not in COUNTED_ELSEWHERE:
+            shape = {key: value for key, value in entry.config.items() if key not in NAMES_AND_PROTOCOL}
+            key = json.dumps([entry.architecture, shape, len(entry.stems), entry.parameters])
+            seen.setdefault(key, pytest.param(entry, id=entry.name))
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("entry", counted())
+def test_networks_have_as_many_parameters_as_published(entry: ModelEntry) -> None:
+    architecture = architecture_class(entry.architecture)
+    with torch.device("cpu" if architecture.trainable else "meta"):  # one that is trained looks at its own numbers
+        model = architecture.from_config(entry.config, entry.stems)
+    assert sum(parameter.numel() for parameter in model.parameters()) == entry.parameters
+    assert (model.sample_rate, model.channels, model.stems) == (entry.sample_rate, entry.channels, entry.stems)
 
 
 # Ways to break a registry: path to the value, the value instead. Both checkers must refuse each.

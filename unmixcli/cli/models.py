@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,52 +45,78 @@ _SORT_KEYS: Mapping[str, Callable[[ModelEntry], Any]] = {
 @models.command("list")
 @click.option("--stem", "stems", multiple=True, metavar="NAME", help="Only models that give this stem (repeatable).")
 @click.option("--architecture", metavar="NAME", help="Only models of this architecture.")
+@click.option("--licence", metavar="TEXT", help="Only models with this in the name of their licence.")
 @click.option("--commercial-ok", is_flag=True, help="Only models whose licence allows commercial use.")
+@click.option("--max-size", metavar="SIZE", help="Only models of at most so many bytes: 500MB, 1GB.")
 @click.option("--installed", is_flag=True, help="Only models that are complete on this machine.")
-@click.option("--sort", type=click.Choice(["registry", *_SORT_KEYS]), default="registry", show_default=True,
+@click.option("--sort", type=click.Choice(["registry", *_SORT_KEYS, "score"]), default="registry", show_default=True,
               help="Order of the list.")  # fmt: skip
+@click.option("--protocol", metavar="TEXT", help="With --sort score: whose scores, by a part of the protocol's name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(
-    stems: tuple[str, ...], architecture: str | None, commercial_ok: bool, installed: bool, sort: str, as_json: bool
-) -> None:
+    stems: tuple[str, ...], architecture: str | None, licence: str | None, commercial_ok: bool, max_size: str | None,
+    installed: bool, sort: str, protocol: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """List the models, with the stems they give and what their licence allows.
 
-    Scores are not listed, as most were measured in different ways; `unmix models info NAME` has them.
+    Most scores were measured in different ways, so they are shown for one --protocol only (--sort score), as the mean
+    of the stems asked for, or of vocals, drums, bass and other; `unmix models info NAME` has all of a model.
     """
-    from unmixcli.registry import can_give
+    from unmixcli.registry_query import FOUR_STEMS, by_score, find_entries, parse_size, protocol_named
 
+    if (sort == "score") is not (protocol is not None):
+        raise click.UsageError("--sort score and --protocol TEXT go together: scores of two protocols don't compare.")
     registry = _registry()
-    entries = [
-        entry
-        for entry in registry.entries
-        if can_give(entry.stems, [stem.lower() for stem in stems])
-        and (architecture is None or entry.architecture == architecture)
-        and (entry.licence.commercial_ok or not commercial_ok)
-        and (not installed or _here(entry) in ("yes", "built in"))
-    ]
-    if sort != "registry":
+    wanted = [stem.lower() for stem in stems]
+    entries = find_entries(
+        registry.entries,
+        stems=wanted,
+        architecture=architecture,
+        licence=licence,
+        commercial_ok=commercial_ok,
+        max_bytes=parse_size(max_size) if max_size else None,
+        installed=installed,
+    )
+    scores: dict[str, float] = {}
+    if protocol is not None:
+        protocol = protocol_named(registry.entries, protocol)
+        ranked = by_score(entries, protocol, wanted or FOUR_STEMS)
+        entries, scores = [entry for entry, _ in ranked], {entry.name: score for entry, score in ranked}
+        click.echo(f"mean of {', '.join(wanted or FOUR_STEMS)}; {protocol}", err=True)
+    elif sort != "registry":
         entries.sort(key=_SORT_KEYS[sort])
     if as_json:
-        click.echo(json.dumps([_as_json(entry) for entry in entries], indent=2, ensure_ascii=False))
+        values = [_as_json(entry) | ({"score": scores[entry.name]} if scores else {}) for entry in entries]
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    rows = [
-        (
-            entry.name,
-            ", ".join(entry.stems),
-            _size_text(entry),
-            _here(entry),
-            _commercial(entry),
-            entry.licence.spdx or entry.licence.name.partition(" (")[0],
-            entry.architecture,
-        )
-        for entry in entries
-    ]
-    _print_table(("NAME", "STEMS", "SIZE", "HERE", "COMMERCIAL USE", "LICENCE", "ARCHITECTURE"), rows)
-    if not rows:
+    _print_table(("NAME", *(("DB",) if protocol else ()), *_HEAD), [_row(entry, scores) for entry in entries])
+    if not entries:
         click.echo("no model is like that.", err=True)
-    recommended = registry.recommended([stem.lower() for stem in stems])
+    recommended = registry.recommended(wanted)
     if any(entry.name == recommended for entry in entries):
         click.echo(f"recommended: {recommended}", err=True)
+
+
+_HEAD = ("STEMS", "SIZE", "HERE", "COMMERCIAL USE", "LICENCE", "ARCHITECTURE")
+
+
+def _row(entry: ModelEntry, scores: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        entry.name,
+        *((f"{scores[entry.name]:.2f}",) if scores else ()),
+        ", ".join(entry.stems),
+        _size_text(entry),
+        _here(entry),
+        _commercial(entry),
+        _licence_text(entry),
+        entry.architecture,
+    )
+
+
+def _licence_text(entry: ModelEntry) -> str:
+    """A licence in few words: its identifier, or its name up to the first comma or bracket."""
+    name = entry.licence.spdx or re.split(r" ?[(,;:]", entry.licence.name)[0]
+    return name if len(name) <= 40 else f"{name[:39]}…"
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
