@@ -153,6 +153,18 @@ def track(case: str, network: torch.nn.Module, model_name: str, path: Path, song
         print(f"| {case} | {stem} | {ratio:.0f} dB | {seconds[0]:.0f} s | {seconds[1]:.0f} s |", flush=True)
 
 
+def bag_config(name: str) -> dict[str, Any]:
+    """The config of a bag whose members are called m0, m1 and so on."""
+    _, weights, segment = BAGS[name]
+    config: dict[str, Any] = {"segment": segment} if segment else {}
+    if weights:
+        config["weights"] = {
+            f"m{seed}": {stem: weight for stem, weight in zip(FOUR, row, strict=True) if weight}
+            for seed, row in enumerate(weights)
+        }
+    return config
+
+
 def bag(name: str, folder: Path, path: Path, song: Tensor) -> None:
     """Print how near a bag's stems are to those of the public bag."""
     from unmixcli.user_models import add_model
@@ -160,13 +172,7 @@ def bag(name: str, folder: Path, path: Path, song: Tensor) -> None:
     cases, weights, segment = BAGS[name]
     networks = [published(case, seed) for seed, case in enumerate(cases)]
     files = [f"m{seed}={pack(networks[seed], folder, case, seed)}" for seed, case in enumerate(cases)]
-    config: dict[str, Any] = {"segment": segment} if segment else {}
-    if weights:
-        config["weights"] = {
-            f"m{seed}": {stem: weight for stem, weight in zip(FOUR, row, strict=True) if weight}
-            for seed, row in enumerate(weights)
-        }
-    (folder / "bag.json").write_text(json.dumps(config))
+    (folder / "bag.json").write_text(json.dumps(bag_config(name)))
     add_model(files, name=f"random_{name}", config=folder / "bag.json")
     track(name, import_module("demucs.apply").BagOfModels(networks, weights, segment), f"random_{name}", path, song)
 

@@ -41,9 +41,8 @@ def sibling(name: str) -> ModuleType:
     return module
 
 
-def write_weights(model: str, repo: Path) -> list[Path]:
+def write_weights(demucs: ModuleType, model: str, repo: Path) -> list[Path]:
     """The packages of a network or a bag, under the names that `demucs --repo` wants, and the bag's yaml."""
-    demucs = sibling("demucs")
     repo.mkdir(parents=True)
     members, weights, segment = demucs.BAGS.get(model, ([model], None, None))
     paths = []
@@ -74,12 +73,17 @@ def main() -> None:
         folder = Path(temporary)
         song, repo = folder / "song.wav", folder / "repo"
         umx.write_song(arguments.song, arguments.seconds, song)
-        paths = write_weights(arguments.model, repo)
+        demucs = sibling("demucs")
+        paths = write_weights(demucs, arguments.model, repo)
         environment = {**os.environ, "UNMIX_CACHE": str(folder / "cache"), "UNMIX_CONFIG": str(folder / "config")}
         program = [sys.executable, "-m", "unmixcli"]
         name = f"random_{arguments.model}"
-        like = ["--like", arguments.model] if len(paths) > 1 else []
-        add = [*program, "models", "add", *map(str, paths), *like, "--name", name]
+        add = [*program, "models", "add", "--name", name]
+        if len(paths) > 1:
+            (folder / "bag.json").write_text(json.dumps(demucs.bag_config(arguments.model)), encoding="utf-8")
+            add += [*(f"m{number}={path}" for number, path in enumerate(paths)), "--config", str(folder / "bag.json")]
+        else:
+            add += [str(paths[0])]
         subprocess.run(add, check=True, env=environment, stdout=subprocess.DEVNULL, cwd=ROOT)
         ours = [*program, str(song), "--model", name, "-o", str(folder / "ours"), "-q", "--device", "cpu"]
         ours += ["--bit-depth", "32f", "--residual", "ignore", "--template", "{stem}"]
