@@ -28,6 +28,7 @@ _TASNET = {"N": 8, "L": 10, "B": 6, "H": 12, "X": 3, "R": 2}
 _D = {"channels": 8, "depth": 3, "norm_starts": 1, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _H = {"channels": 8, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dconv_comp": 2, "segment": "1/21"}
+_SCNET: dict[str, Any] = {"dims": [4, 8, 12, 16], "nfft": 256, "hop_size": 64, "win_size": 256, "num_dplayer": 2}
 _TCN: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
 _UNET: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 128, "hidden": 4, "growth": 4, "blocks": 2}
 _BANDS: dict[str, Any] = {"n_fft": 256, "hop": 64, "bands": 12, "hidden": 8, "blocks": 3, "level": 4}
@@ -145,6 +146,11 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_ROFORMER | {"num_bands": 10}, ("vocals",)),
         (_ROFORMER | {"num_bands": 10, "stereo": False, "normalize": True}, ("vocals", "drums")),
     ],
+    "scnet": [
+        (_SCNET | {"sources": ["drums", "vocals"]}, ("drums", "vocals")),
+        (_SCNET | {"dims": [2, 8, 12], "audio_channels": 1, "instruments": ["drums", "vocals"]}, ("vocals",)),
+    ],
+    "scnet_masked": [(_SCNET, ("drums", "vocals"))],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],

@@ -34,7 +34,7 @@ ARCHITECTURE_NAMES = {
     "mdx23c": "mdx23c",
     "tfc_tdf_v3": "mdx23c",
     "scnet": "scnet",
-    "scnet_unofficial": "scnet",
+    "scnet_masked": "scnet_masked",
     "htdemucs": "htdemucs",
     "hdemucs": "hdemucs",
     "demucs3_mmi": "hdemucs",
@@ -54,6 +54,7 @@ _AUDIO = {
     "mel_band_roformer": ("sample_rate",),
     "mdx23c": ("sample_rate", "n_fft", "hop_length", "dim_f"),
     "scnet": ("sample_rate",),
+    "scnet_masked": ("sample_rate",),
 }
 _DEMUCS = ("htdemucs", "hdemucs")
 
@@ -149,6 +150,9 @@ def flatten(values: Mapping[str, Any], architecture: str | None = None) -> tuple
         config = _demucs(model, training, instruments)
     else:
         config = {key: value for key, value in model.items() if key not in ("model_type", "architecture", "sources")}
+        outputs = model.get("sources")
+        if isinstance(outputs, list) and len(outputs) != len(names):  # the network of a target may have no more
+            config["sources"] = outputs
         for key in _AUDIO.get(architecture, tuple(audio)):
             if key in audio:
                 config.setdefault(key, audio[key])
