@@ -2,10 +2,10 @@
 
     python docs/maintain/build_registry.py registry_facts.json
 
-The facts (one object per checkpoint: files with hashes and mirrors, licence, scores, each with its source) are collected
-by hand and are not in the repository; short names, settings that they lack and presets are in `registry_tables.py`.
-Entries that this script did not write are kept as they are, and where they stand; its own are those whose names it
-would give, written anew each time, so that running it twice changes nothing.
+The facts (one object per checkpoint: files with hashes and mirrors, licence, scores, each with its source) are
+collected by hand and are not in the repository; short names, settings that they lack and presets are in
+`registry_tables.py`. Entries written by hand are kept as they are, and where they stand; its own are those of the
+facts' files, written anew each time, so that running it twice changes nothing.
 
 An entry is written only if the architecture is in the table of architectures, the network can be built of its
 settings, has as many parameters as the facts say, and fits the file's size. Everything else is listed in
@@ -18,7 +18,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def main() -> None:
     facts = merged(json.loads(options.facts.read_text(encoding="utf-8")))
     registry = json.loads(REGISTRY.read_text(encoding="utf-8"))
     entries, left_out = build(facts)
-    registry = merge(registry, entries)
+    registry = merge(registry, entries, owned=files_owned(facts))
     parse_registry(registry)
     texts = {REGISTRY: dumps(registry) + "\n", LEFT_OUT: report(left_out)}
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
@@ -401,10 +401,26 @@ def scores_of(fact: Fact, stems: Sequence[str]) -> list[dict[str, Any]]:
 # --- the registry
 
 
-def merge(registry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The registry with these entries after the hand-written ones, and presets for the stems they bring."""
-    ours = {entry["name"] for entry in entries}
-    models = [model for model in registry["models"] if model["name"] not in ours]
+def files_owned(facts: Sequence[Fact]) -> set[str]:
+    """Names of files whose entries this script writes, or no longer writes."""
+    found = [fact for fact in facts if fact["family"] not in BY_HAND]
+    return {file_name(fact["filename"], tables.NAMES.get(fact["filename"], "")) for fact in found}
+
+
+def merge(
+    registry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, owned: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The registry with these entries after the hand-written ones, and presets for the stems they bring.
+
+    Args:
+        owned: names of files; an entry that has one was written by an earlier run.
+    """
+    ours, files = {entry["name"] for entry in entries}, set(owned)
+    models = [
+        model
+        for model in registry["models"]
+        if model["name"] not in ours and files.isdisjoint(file["name"] for file in model.get("files", ()))
+    ]
     taken = {word.casefold() for model in models for word in (model["name"], *model.get("aliases", ()))}
     taken |= {entry["name"].casefold() for entry in entries}
     cleaned = []
@@ -426,9 +442,9 @@ def dumps(value: Any, indent: str = "") -> str:
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
     if isinstance(value, list) and value:
         line = json.dumps(value, ensure_ascii=False)
-        if not any(isinstance(item, (dict, list)) for item in value) and len(line) <= 100 and "://" not in line:
-            if not any(isinstance(item, str) and " " in item for item in value):
-                return line
+        words = not any(isinstance(item, (dict, list)) or " " in str(item) or "://" in str(item) for item in value)
+        if words and len(line) <= 100:
+            return line
         return "[\n" + ",\n".join(inner + dumps(item, inner) for item in value) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False)
 

@@ -216,7 +216,9 @@ SCNET: dict[str, tuple[dict[str, Any], tuple[str, ...], bool, str]] = {
     "scnet_checkpoint_musdb18.ckpt": (
         _SCNET | {"dims": [4, 32, 64, 128], "band_SR": [0.175, 0.392, 0.433], "num_dplayer": 6}, _FOUR, False, _RELEASE,
     ),
-    "model_scnet_sdr_9.3244.ckpt": (_WIDE | {"band_SR": [0.225, 0.372, 0.403], "num_dplayer": 6}, _FOUR, False, _RELEASE),
+    "model_scnet_sdr_9.3244.ckpt": (
+        _WIDE | {"band_SR": [0.225, 0.372, 0.403], "num_dplayer": 6}, _FOUR, False, _RELEASE,
+    ),
     "SCNet-large_starrytong_fixed.ckpt": (
         _WIDE | {"band_SR": [0.225, 0.372, 0.403], "num_dplayer": 6, "normalize": True}, _FOUR, False, _RELEASE,
     ),
@@ -230,14 +232,30 @@ SCNET: dict[str, tuple[dict[str, Any], tuple[str, ...], bool, str]] = {
     ),
 }  # fmt: skip
 DEMUCS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
-    "model_drumsep.th": ("hdemucs", {}, ("kick", "snare", "cymbals", "toms"), "the package itself; stems as in " + WEBUI),
+    "model_drumsep.th": (
+        "hdemucs", {}, ("kick", "snare", "cymbals", "toms"), "the package itself; stems as in " + WEBUI,
+    ),
     "model_vocals_htdemucs_sdr_8.78.ckpt": (
         "htdemucs", {"bottom_channels": 512, "dconv_mode": 3, "segment": 11}, _VOCALS, WEBUI,
     ),
 }  # fmt: skip
 
 # file -> architecture, config, stems, where the settings were read
-OTHERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {}
+_ELU: dict[str, Any] = {"conv_activation": "ELU", "deconv_activation": "ELU"}
+_DEEZER = "configs of github.com/deezer/spleeter"
+OTHERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
+    "2stems.tar.gz": (
+        "spleeter", {"instruments": ["vocals", "accompaniment"]}, ("vocals", "accompaniment"), _DEEZER,
+    ),
+    "4stems.tar.gz": (
+        "spleeter", {"instruments": ["vocals", "drums", "bass", "other"], **_ELU},
+        ("vocals", "drums", "bass", "other"), _DEEZER,
+    ),
+    "5stems.tar.gz": (
+        "spleeter", {"instruments": ["vocals", "piano", "drums", "bass", "other"], "type": "unet.softmax_unet", **_ELU},
+        ("vocals", "piano", "drums", "bass", "other"), _DEEZER,
+    ),
+}  # fmt: skip
 
 # --- MDX-Net: n_fft, dim_f, dim_t, compensate, primary stem; the other stem or None
 # mdx_model_data/model_data_new.json of github.com/TRvlvr/application_data at 0716a1bc, by UVR's hash of the file.
@@ -269,9 +287,10 @@ MDX: dict[str, _MdxRow] = {
     "kuielab_b_bass.onnx": (16384, 2048, 256, 1.035, "bass", None),
     "kuielab_b_other.onnx": (8192, 2048, 256, 1.035, "other", None),
 }
+_FULL_BAND = "n_fft follows from its 3072 bins, which UVR calls full-band; compensate is not known."
 MDX_NOTES = {
-    "UVR-MDX-NET-Inst_HQ_1.onnx": "n_fft follows from its 3072 bins, which UVR calls full-band; compensate is not known.",
-    "UVR-MDX-NET-Inst_HQ_2.onnx": "n_fft follows from its 3072 bins, which UVR calls full-band; compensate is not known.",
+    "UVR-MDX-NET-Inst_HQ_1.onnx": _FULL_BAND,
+    "UVR-MDX-NET-Inst_HQ_2.onnx": _FULL_BAND,
     "UVR_MDXNET_KARA_2.onnx": "What it leaves (no_lead_vocals) has the backing vocals.",
     "UVR_MDXNET_KARA.onnx": "What it leaves (no_lead_vocals) has the backing vocals.",
 }
