@@ -60,6 +60,8 @@ _ROFORMER: dict[str, Any] = {
     "stft_hop_length": 55,
 }  # fmt: skip
 _BS_ROFORMER = _ROFORMER | {"freqs_per_bands": [9, 20, 100]}
+_SPLEETER: dict[str, Any] = {"frame_length": 256, "frame_step": 64, "T": 64, "F": 64}
+_SPLEETER |= {"conv_n_filters": [2, 2, 3, 3, 4, 4], "instruments": ["vocals", "drums", "bass"]}
 
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
@@ -151,6 +153,11 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_SCNET | {"dims": [2, 8, 12], "audio_channels": 1, "instruments": ["drums", "vocals"]}, ("vocals",)),
     ],
     "scnet_masked": [(_SCNET, ("drums", "vocals"))],
+    "spleeter": [
+        (_SPLEETER, ("vocals", "drums", "bass")),
+        (_SPLEETER | {"type": "unet.softmax_unet", "F": 128, "mask_extension": "average"}, ("drums",)),
+        (_SPLEETER | {"MWF": True}, ("drums", "bass")),
+    ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],

@@ -1,4 +1,5 @@
-"""Weights files to tensors: safetensors, torch's zip format and its older, pickled one. Nothing in a file can run.
+"""Weights files to tensors: safetensors, torch's zip format and its older, pickled one, and TensorFlow's checkpoints
+(`tensorflow_bundle.py`). Nothing in a file can run.
 
 Sizes are checked against the file before memory is taken for them: a small file can't ask for a large tensor.
 Names of files inside a zip are only looked up, never used as paths.
@@ -27,6 +28,7 @@ from torch import Tensor
 from unmixcli.errors import CheckpointError
 from unmixcli.onnx_read import ONNX_FILE, describe, is_onnx, read_graph
 from unmixcli.quantized import is_quantized, number_tensors
+from unmixcli.tensorflow_bundle import find_index, is_index, read_archive, read_beside
 from unmixcli.unpickle import ITEM_SIZES, Name, StorageRef, TensorRef, read_pickle
 
 # Where published checkpoints keep their state dict, in the order we look.
@@ -164,9 +166,16 @@ def read_package(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            return read_beside(find_index(path))
         with path.open("rb") as stream:
+            if is_index(stream):
+                return read_beside(path)
+            stream.seek(0)
             head = stream.read(64)
             stream.seek(0)
+            if head.startswith(b"\x1f\x8b"):
+                return read_archive(stream)
             if head.startswith(b"PK\x03\x04"):
                 return _read_zip(stream)
             if head.startswith(_LEGACY_MAGIC):
@@ -194,7 +203,7 @@ def _describe(head: bytes) -> str:
         return "it looks like a web page"
     if head.startswith(b"\x80"):
         return "it is a pickle, but not one of torch"
-    if b"ustar" in head or head.startswith(b"\x1f\x8b"):
+    if b"ustar" in head:
         return "it is an archive"
     return f"it begins with {head[:8]!r}"
 
