@@ -305,14 +305,16 @@ def add(
 ) -> None:  # fmt: skip
     """Make weights files of your own a model.
 
-    Files that the registry knows by their sha256 go to the cache, as if they had been downloaded. For others say what
-    they are: --like MODEL, or --architecture and --config. Models of several files take one per part, named by the
-    file name or as PART=FILE. The files are read as data, nothing in them is run, and the network must take every
-    tensor, before anything is recorded.
+    Files that the registry knows by their hashes go to the cache, as if they had been downloaded. For others say what
+    they are: --like MODEL, or --architecture and --config, which also takes the YAML that is published with RoFormers,
+    MDX23C and SCNet; one of the weights' own name beside them is found. Models of several files take one per part,
+    named by the file name or as PART=FILE. The files are read as data, nothing in them is run, and the network must
+    take every tensor, before anything is recorded.
 
     \b
         unmix models add cac_tdc_17_vocals_top1.pt
         unmix models add vocals.pth drums.pth bass.pth other.pth --like umxhq --name mine
+        unmix models add my_roformer.ckpt --config my_roformer.yaml
     """
     from unmixcli.user_models import add_model
 

@@ -29,10 +29,13 @@ from unmixcli.models.demucs_blocks import require, without_memory
 from unmixcli.models.vr_bands import BandSplit, Layout
 from unmixcli.models.vr_networks import ASPP_SIZES, LSTM_SIZES, CascadedASPP, CascadedLSTM, fold
 
-# Stems whose masks the published aggression makes much steeper.
+# Stems whose masks the published aggression makes much steeper (backing vocals are published as vocals).
 _SOLO = frozenset(
-    {"vocals", "other", "bass", "drums", "guitar", "piano", "synthesizer", "strings", "woodwinds", "brass"}
-)
+    {
+        "vocals", "backing_vocals", "other", "bass", "drums", "guitar", "piano", "synthesizer", "strings", "woodwinds",
+        "brass",
+    }
+)  # fmt: skip
 _FADE = 4  # frames that neighbouring segments share
 _SECONDS = 12.0  # of a segment without its edges, rounded to whole windows
 _DEFAULTS: dict[str, Any] = {"window": 512, "aggression": 5, "instruments": ("instrumental", "vocals")}
