@@ -17,7 +17,7 @@ from cli_toys import song
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from torch import Tensor
-from toys import Stream
+from toys import Gains, Stream
 
 from unmixcli.cli import cli
 from unmixcli.ensemble import (
@@ -43,33 +43,6 @@ from unmixcli.stems import plan_stems
 
 EVERY = get_args(Combine)
 FOUR = ("vocals", "drums", "bass", "other")
-
-
-class Gains(SeparationModel):
-    """Each stem is the mixture times a factor; rate, channels and segment as the config says."""
-
-    has_weights = False
-    built: tuple[str, ...] = ()
-
-    def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
-        super().__init__()
-        self.factors = {stem: config["gains"][stem] for stem in stems}
-        self.stems = tuple(stems)
-        for name in ("sample_rate", "channels", "segment_length", "edge", "overlap", "normalization"):
-            if name in config:
-                setattr(self, name, config[name])
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> Gains:
-        Gains.built = (*Gains.built, str(config.get("label", "")))
-        return cls(config, stems)
-
-    @classmethod
-    def parts_needed(cls, config: Mapping[str, Any], parts: Sequence[str], stems: Sequence[str]) -> tuple[str, ...]:
-        return tuple(parts)
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        return torch.stack([factor * mixture for factor in self.factors.values()], dim=1)
 
 
 def toy(gains: Mapping[str, float], **config: Any) -> Gains:
@@ -320,10 +293,17 @@ def test_a_region_equals_the_same_part(how: Combine, postfilter: str, rng: np.ra
 
 def test_the_post_filter_hears_the_combination(rng: np.random.Generator) -> None:
     mixture = rng.standard_normal((2, 30000)).astype(np.float32)
-    gains = {"vocals": 0.5, "other": 0.3}
+    # their mean; a filter on each would give (0.89 + 0.50) / 2 of the mixture and not 0.77
+    members = {"vocals": 0.8, "other": 0.1}, {"vocals": 0.2, "other": 0.2}
+    gains = {"vocals": 0.5, "other": 0.15}
     shares = Combination("avg", tuple((Share(0, n, 0.5), Share(1, n, 0.5)) for n in range(2)))
     twice = together(
-        [toy(gains), toy(gains)], Stream(mixture, 44100), shares, tuple(gains), postfilter="softmask", residual="ignore"
+        [toy(own) for own in members],
+        Stream(mixture, 44100),
+        shares,
+        tuple(gains),
+        postfilter="softmask",
+        residual="ignore",
     )
     runner = Runner(toy(gains), torch.device("cpu"))
     options = Options(postfilter="softmask", residual="ignore")
@@ -353,6 +333,22 @@ def test_members_keep_their_normalization_and_shifts(rng: np.random.Generator) -
     found = together(models, Stream(mixture, 44100), plain(2, "avg"), ["vocals"], residual="ignore", shifts=1)
     np.testing.assert_allclose(found["vocals"], (alone[0] + alone[1]) / 2, atol=1e-5)
     assert np.abs(alone[0]).max() > 5, "the normalized one is told of a quieter mixture"
+
+
+def test_each_member_draws_its_own_shifts(rng: np.random.Generator) -> None:
+    class Sloped(Gains):
+        """Louder towards the end of a segment: hears where segments lie."""
+
+        def forward(self, mixture: Tensor) -> Tensor:
+            return (mixture * torch.linspace(0, 1, mixture.shape[-1])).unsqueeze(1)
+
+    mixture = rng.standard_normal((2, 60000)).astype(np.float32)
+    model = Sloped({"gains": {"vocals": 1.0}, "segment_length": 9000, "overlap": 0.0}, ["vocals"])
+    one, two = (
+        together([model] * count, Stream(mixture, 44100), plain(count, "avg"), ["vocals"], residual="ignore", shifts=1)
+        for count in (1, 2)
+    )
+    assert np.abs(one["vocals"] - two["vocals"]).max() > 0.05
 
 
 def test_six_channels_and_models_of_one(rng: np.random.Generator) -> None:
@@ -392,7 +388,7 @@ def test_what_waits_does_not_grow_with_the_track() -> None:
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _own_folders: None) -> Path:
     """Models "four", "vocal" (one stem, another rate), "six" and "low" as a user's own."""
-    monkeypatch.setitem(ARCHITECTURES, "gains", f"{__name__}:Gains")
+    monkeypatch.setitem(ARCHITECTURES, "gains", "toys:Gains")
     cli_toys.register()
     import os
 
@@ -416,7 +412,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _own_folders: None
         }
         (folder / f"{name}.json").write_text(json.dumps(entry))
     monkeypatch.chdir(tmp_path)
-    Gains.built = ()
+    Gains.built.clear()
     return tmp_path
 
 
@@ -438,14 +434,14 @@ def test_the_api_takes_names_joined(registry: Path, rng: np.random.Generator) ->
 def test_only_members_that_are_heard_are_built(registry: Path) -> None:
     separator = Separator("four+vocal", stems="drums")
     _ = separator.runner
-    assert Gains.built == ("four",)
+    assert Gains.built == ["four"]
     assert [member.entry.name for member in separator.members] == ["four"]
-    Gains.built = ()
+    Gains.built.clear()
     _ = Separator("four+vocal", stems="vocals", weights="vocals=0,1").runner
-    assert Gains.built == ("vocal",)
-    Gains.built = ()
+    assert Gains.built == ["vocal"]
+    Gains.built.clear()
     _ = Separator("four+six", stems="other").runner
-    assert Gains.built == ("six",)
+    assert Gains.built == ["six"]
 
 
 def test_licences_are_added_up(registry: Path) -> None:

@@ -18,7 +18,7 @@ from unmixcli.entry import ModelEntry
 from unmixcli.errors import RegistryError, UnknownModelError
 from unmixcli.models import architecture_class, architectures
 from unmixcli.paths import cache_folder, config_folder, user_models_folder
-from unmixcli.registry import can_give, load_registry, registry_path
+from unmixcli.registry import Registry, can_give, load_registry, registry_path
 from unmixcli.registry_parse import check_name, parse_entry, parse_registry
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "unmixcli" / "registry_schema.json").read_text(encoding="utf-8"))
@@ -234,6 +234,46 @@ def test_rules_across_entries(data: dict[str, Any]) -> None:
     ):
         with pytest.raises(RegistryError, match=message):
             parse_registry({**data, "presets": [preset]})
+
+
+def test_chains(data: dict[str, Any]) -> None:
+    first, second = data["models"][0], copy.deepcopy(data["models"][0])
+    second.update(name="second", stems=["lead", "backing"], aliases=[])
+    step = {"stem": first["stems"][0], "model": "second", "names": {"lead": "lead_vocals"}, "rest": "noise"}
+    preset = {"quality": "fast", "stems": ["lead_vocals", "noise"], "model": first["name"], "then": [step]}
+
+    def parse(**changes: Any) -> Any:
+        values = {**data, "models": [first, second], "presets": [{**preset, **changes}]}
+        jsonschema.validate(values, SCHEMA, cls=jsonschema.Draft202012Validator)
+        return parse_registry(values)
+
+    entries, (found,) = parse()
+    assert found.then[0].names == {"lead": "lead_vocals"}
+    registry = Registry(entries, (found,))
+    assert registry.preset(("lead_vocals",), "fast") is None, "that is for models that give it directly"
+    assert list(registry.chains_for(("lead_vocals", first["stems"][1]), "fast")) == [found]
+    assert not list(registry.chains_for(("lead_vocals",), "best"))
+    assert not list(registry.chains_for(("lead_vocals", "harp"), "fast"))
+    for changes, message in (
+        ({"stems": ["lead"]}, "expected some of backing, lead_vocals, noise"),
+        ({"then": [{**step, "model": "gone"}]}, "'gone', which is not an entry"),
+        ({"then": [{**step, "stem": "harp"}]}, "hear 'harp', which nothing before it gives"),
+        ({"then": [{**step, "names": {"harp": "lead_vocals"}}]}, "second has no stem harp"),
+        ({"then": [{**step, "rest": "backing"}]}, "there twice"),
+        ({"then": [{**step, "names": {"lead": first["stems"][1]}}]}, "there twice"),
+    ):
+        with pytest.raises(RegistryError, match=message):
+            parse(**changes)
+    for broken in (
+        {**step, "names": {"lead": "../x"}},
+        {**step, "surprise": 1},
+        {"model": "second"},
+        {**step, "rest": "A"},
+    ):
+        with pytest.raises(RegistryError):
+            parse_registry({**data, "models": [first, second], "presets": [{**preset, "then": [broken]}]})
+        with pytest.raises(jsonschema.ValidationError):
+            parse(then=[broken])
 
 
 def test_hash_that_contradicts_its_prefix_is_refused(data: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,29 @@ class Halves(SeparationModel):
         padded = torch.nn.functional.pad(mixture, (self.edge, self.edge))
         smooth = torch.nn.functional.conv1d(padded, kernel.to(mixture), groups=self.channels)
         return torch.stack((smooth, 0.8 * mixture - smooth), dim=1)
+
+
+class Gains(SeparationModel):
+    """Each stem is the input times a factor; rate, channels and segment as the config says."""
+
+    has_weights = False
+    built: ClassVar[list[str]] = []  # labels, in the order of building
+
+    def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
+        super().__init__()
+        self.factors = {stem: config["gains"][stem] for stem in stems}
+        self.stems = tuple(stems)
+        for name in ("sample_rate", "channels", "segment_length", "edge", "overlap", "normalization"):
+            if name in config:
+                setattr(self, name, config[name])
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> Gains:
+        Gains.built.append(str(config.get("label", "")))
+        return cls(config, stems)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        return torch.stack([factor * mixture for factor in self.factors.values()], dim=1)
 
 
 class Stream:

@@ -115,10 +115,13 @@ def batch_settings(separator: Separator) -> dict[str, Any]:
     """
     options = separator.options.result_fields()
     # an ensemble's entry tells of the combination and the weights
-    left_out = ("device", "model", "quality", "template", "combine", "weights")
-    unused = (*(() if separator.options.shifts else ("seed",)), *(() if separator.options.tta else ("tta",)))
-    for name in (*left_out, *unused):
+    for name in ("device", "model", "quality", "template", "combine", "weights"):
         options.pop(name, None)
+    if not separator.options.shifts:
+        options.pop("seed", None)
+    for name in ("tta", "keep_backing"):  # what isn't done needs no mention
+        if not options.get(name):
+            options.pop(name, None)
     options["format"] = separator.options.format or "wav"
     entry = separator.entry
     weights = {file.part: file.expected_hash for file in entry.files}

@@ -193,17 +193,36 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A model that hears a stem of the models before it, in a chain.
+
+    Attributes:
+        stem: what it hears.
+        model: name of an entry.
+        names: its stems -> what they are called in the chain, where that differs.
+        rest: what is called what it leaves over of its input; None for a model whose stems cover that.
+    """
+
+    stem: str
+    model: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    rest: str | None = None
+
+
+@dataclass(frozen=True)
 class Preset:
     """What "auto" means for a quality and some stems.
 
     Attributes:
         quality: "fast", "balanced" or "best".
-        stems: it is for questions that these can answer.
+        stems: it is for questions that these can answer; of a chain those that its steps add.
         model: name of an entry.
         overrides: values of the entry's config that differ.
+        then: the further models of a chain.
     """
 
     quality: str
     stems: tuple[str, ...]
     model: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    then: tuple[Step, ...] = ()

@@ -2,9 +2,9 @@
 
     karaoke = mixture - (1 - g) · vocals        g = 10^(guide / 20), 0 without a guide
 
-so the vocal that stays lies `guide` dB under its old level, and with 0 dB the song comes back. Key and tempo are
-changed after that (`audio/pitch_tempo.py`). A video keeps its pictures packet by packet (`audio/remux.py`); where the
-tempo changes their times change with it.
+so the vocal that stays lies `guide` dB under its old level, and with 0 dB the song comes back. Where the backing vocals
+are kept, `vocals` is the lead alone. Key and tempo are changed after that (`audio/pitch_tempo.py`). A video keeps its
+pictures packet by packet (`audio/remux.py`); where the tempo changes their times change with it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from unmixcli.sinks import Encoding, FileSink, Tagging, part_path
 from unmixcli.stems import MIXTURE, Output, StemPlan
 
 STEM = "karaoke"
+LEAD = "lead_vocals"
 # A guide below this is silence in 24 bits.
 LOWEST_GUIDE = -120.0
 
@@ -60,11 +61,13 @@ class KaraokeOptions(Options):
     """Options, and what karaoke adds.
 
     Attributes:
+        keep_backing: leave the backing vocals in and take out the lead alone, with models that tell them apart.
         guide: level of the lead vocal that stays in, in dB of its own (0 leaves it as it is); None takes it out.
         key: change of key in semitones, fractions are fine.
         tempo: 0.9 plays at nine tenths of the speed.
     """
 
+    keep_backing: bool = False
     guide: float | None = None
     key: float = 0.0
     tempo: float = 1.0
@@ -226,9 +229,11 @@ class KaraokeSeparator(Separator):
         self.target = target
         # The stems are set behind the check that users don't.
         plain = {name: value for name, value in asdict(wishes).items() if name in Options.names()}
-        super().__init__(options=Options(**{**plain, "stems": (STEM,)}), on_progress=on_progress)
+        asked = {"minus": (LEAD,)} if wishes.keep_backing else {"stems": (STEM,)}
+        super().__init__(options=Options(**{**plain, **asked}), on_progress=on_progress)
         self.options = wishes
-        self.plan = with_guide(self.plan, wishes.guide)
+        track = replace(self.plan.outputs[0], name=STEM)
+        self.plan = with_guide(replace(self.plan, outputs=(track,)), wishes.guide)
 
     def targets_for(self, path: Path, folder: Path, *, track: str | None = None) -> dict[str, Path]:
         """Where the result for an input goes: "NAME (karaoke)" with the suffix of its form."""

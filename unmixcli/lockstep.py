@@ -12,7 +12,7 @@ and normalizations stay each model's own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ from unmixcli.pipeline import (
 from unmixcli.progress import ProgressCallback, ignore_progress
 from unmixcli.runner import Runner
 from unmixcli.stems import StemPlan
-from unmixcli.streams import prefetch
+from unmixcli.streams import prefetch_if
 
 # Seconds beyond a region that a frame of the combination sees.
 _COMBINATION_REACH = 0.5
@@ -56,7 +56,9 @@ def separate_together(
     *,
     report: Report | None = None,
     on_progress: ProgressCallback = ignore_progress,
-) -> Iterator[dict[str, Block]]:
+    read_ahead: bool = True,
+    compute_ahead: bool = True,
+) -> Generator[dict[str, Block], None, None]:
     """Separate a source with several models: `pipeline.separate_blocks` for an ensemble.
 
     Args:
@@ -67,6 +69,7 @@ def separate_together(
         options: those of each member; the post-filter comes after the combination.
         report: filled while blocks are delivered.
         on_progress: told of every block delivered.
+        read_ahead, compute_ahead: as in `separate_blocks`.
 
     Yields, raises: as `separate_blocks`.
     """
@@ -74,7 +77,7 @@ def separate_together(
     region = Region.of(options, source.sample_rate)
     originals = Backlog()
     filtering = options.postfilter != "none"
-    read = prefetch(kept_blocks(source, originals), depth=4)
+    read = prefetch_if(read_ahead, kept_blocks(source, originals), depth=4)
     *copies, mixture = itertools.tee(read, len(runners) + 1) if filtering else (*itertools.tee(read, len(runners)), ())
     margin = _COMBINATION_REACH + (_filter_seconds() if filtering else 0.0)
     members = [
@@ -85,7 +88,7 @@ def separate_together(
     combined = combine_blocks(_side_by_side(members, counts, source.channels), combination)
     if filtering:
         combined = _filtered(combined, mixture, source, options, region)
-    with closing(read), closing(prefetch(_flat(combined), depth=8)) as stream:
+    with closing(read), closing(prefetch_if(compute_ahead, _flat(combined), depth=8)) as stream:
         yield from deliver(stream, source, plan, originals, region, report, on_progress)
 
 

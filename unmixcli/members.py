@@ -77,18 +77,41 @@ def line_up(options: Options, *, on_progress: ProgressCallback = ignore_progress
         OptionError: a stem that they can't give, or weights that don't fit.
     """
     registry = load_registry()
-    names = _names(options.model, registry)
-    if len(names) > 1:
-        return _ensemble([registry.get(name) for name in names], options)
+    if options.model != "auto":
+        return line_up_entries(named_entries(options.model, registry), options)
+    entry, warning = choose_model(
+        "auto",
+        options.stems or options.minus,
+        options.quality,
+        options.offline,
+        on_progress=on_progress,
+        registry=registry,
+    )
+    return replace(line_up_entries([entry], options), warning=warning)
+
+
+def line_up_entries(entries: Sequence[ModelEntry], options: Options) -> Lineup:
+    """Decide what each of these models computes; `options.model` doesn't matter.
+
+    Raises:
+        OptionError: a stem that they can't give, or weights that don't fit.
+    """
+    if len(entries) > 1:
+        return _ensemble(entries, options)
     if options.weights:
         raise OptionError(
-            f"there are weights, but {options.model} is one model.", hint="--model a+b combines several models."
+            f"there are weights, but {entries[0].name} is one model.", hint="--model a+b combines several models."
         )
-    wanted = options.stems or options.minus
-    entry, warning = choose_model(
-        options.model, wanted, options.quality, options.offline, on_progress=on_progress, registry=registry
-    )
-    return replace(_single(entry, options), warning=warning)
+    return _single(entries[0], options)
+
+
+def named_entries(text: str, registry: Registry) -> list[ModelEntry]:
+    """The entries of "a" or "a+b".
+
+    Raises:
+        UnknownModelError, OptionError: one isn't there, or is there twice.
+    """
+    return [registry.get(name) for name in _names(text, registry)]
 
 
 def _names(text: str, registry: Registry) -> list[str]:
@@ -117,7 +140,7 @@ def _single(entry: ModelEntry, options: Options) -> Lineup:
         return set(_parts(entry, overrides, stems))
 
     def plan(all_for_free: bool) -> StemPlan:
-        return _plan(entry.stems, _covers(entry), options, all_for_free)
+        return _plan(entry.stems, covers_mixture(entry), options, all_for_free)
 
     first = plan(False)
     final = plan(cost(first.compute) == cost(entry.stems))
@@ -125,7 +148,7 @@ def _single(entry: ModelEntry, options: Options) -> Lineup:
 
 
 def _ensemble(entries: Sequence[ModelEntry], options: Options) -> Lineup:
-    voices = [Voice(entry.name, entry.stems, _covers(entry)) for entry in entries]
+    voices = [Voice(entry.name, entry.stems, covers_mixture(entry)) for entry in entries]
     casting = cast_voices(voices, options.weights, options.combine)
     overrides = _overrides(entries, options)
 
@@ -173,7 +196,8 @@ def joint_licence(licences: Sequence[Licence]) -> Licence:
     return Licence(" and ".join(dict.fromkeys(licence.name for licence in licences)), commercial_ok=commercial)
 
 
-def _covers(entry: ModelEntry) -> bool:
+def covers_mixture(entry: ModelEntry) -> bool:
+    """The stems of a model are meant to add up to what it hears."""
     if entry.covers_mixture is not None:
         return entry.covers_mixture
     return architecture_class(entry.architecture).covers_mixture and len(entry.stems) > 1

@@ -16,7 +16,7 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,7 +35,7 @@ from unmixcli.progress import Progress, ProgressCallback, ignore_progress
 from unmixcli.runner import Runner
 from unmixcli.segment import Grid, Needed, cut, make_grid, overlap_add, reblock
 from unmixcli.stems import StemPlan, residual_of
-from unmixcli.streams import prefetch
+from unmixcli.streams import prefetch_if
 
 Block = NDArray[np.float32]
 
@@ -96,7 +96,9 @@ def separate_blocks(
     *,
     report: Report | None = None,
     on_progress: ProgressCallback = ignore_progress,
-) -> Iterator[dict[str, Block]]:
+    read_ahead: bool = True,
+    compute_ahead: bool = True,
+) -> Generator[dict[str, Block], None, None]:
     """Separate a source: the whole deed.
 
     Args:
@@ -106,6 +108,8 @@ def separate_blocks(
         options: segment, overlap, shifts, region, post-filter.
         report: filled while blocks are delivered.
         on_progress: told of every block delivered.
+        read_ahead: read in a thread of its own.
+        compute_ahead: compute in a thread of its own, a segment before it is asked for.
 
     Yields:
         name -> [C, T] float32 at the source's rate and channels. Together the blocks have exactly the source's
@@ -118,10 +122,10 @@ def separate_blocks(
     originals = Backlog()
     groups = channel_groups(source.channels, source.channel_layout, model_channels=runner.model.channels)
     region = Region.of(options, source.sample_rate)
-    blocks = prefetch(read(source, runner.model, groups, originals), depth=4)
+    blocks = prefetch_if(read_ahead, read(source, runner.model, groups, originals), depth=4)
     estimates = estimate(blocks, source, runner, options, region, on_progress)
     # One segment is delivered while the next one is computed; no third one exists.
-    with closing(prefetch(estimates, depth=1)) as stream:
+    with closing(blocks), closing(prefetch_if(compute_ahead, estimates, depth=1)) as stream:
         flat = to_input(stream, source, runner.model, groups)
         yield from deliver(flat, source, plan, originals, region, report, on_progress)
 
@@ -362,11 +366,16 @@ def deliver(
         yield from outputs(originals.held)
     report.frames = position
     if region.start and region.start >= position:
-        raise InputError(
-            f"{source.name}: the part asked for starts at {region.start / source.sample_rate:.2f} s, "
-            f"but the audio ends at {position / source.sample_rate:.2f} s.",
-            hint="choose a smaller --from.",
-        )
+        raise begins_too_late(source, region, position)
+
+
+def begins_too_late(source: Source, region: Region, length: int) -> InputError:
+    """The error for a region after the end of a source of `length` samples."""
+    return InputError(
+        f"{source.name}: the part asked for starts at {region.start / source.sample_rate:.2f} s, "
+        f"but the audio ends at {length / source.sample_rate:.2f} s.",
+        hint="choose a smaller --from.",
+    )
 
 
 def _measure(report: Report, mixture: Block, estimates: Block | None) -> None:

@@ -13,12 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unmixcli.entry import Licence, ModelEntry, ModelFile, Paper, Preset, Score
+from unmixcli.entry import Licence, ModelEntry, ModelFile, Paper, Preset, Score, Step
 from unmixcli.errors import OptionError, RegistryError, UnknownModelError
 from unmixcli.paths import user_models_folder
 from unmixcli.registry_parse import parse_entry, parse_registry
 
-__all__ = ["Licence", "ModelEntry", "ModelFile", "Paper", "Preset", "Registry", "Score", "can_give", "load_registry"]
+__all__ = [
+    "Licence",
+    "ModelEntry",
+    "ModelFile",
+    "Paper",
+    "Preset",
+    "Registry",
+    "Score",
+    "Step",
+    "can_give",
+    "load_registry",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +70,16 @@ class Registry:
         return table
 
     def presets_for(self, stems: Sequence[str], quality: str) -> Iterator[Preset]:
-        """The presets of this quality that can answer for all of `stems` (every one can for none), best first."""
-        return (p for p in self.presets if p.quality == quality and can_give(p.stems, stems))
+        """The presets of one model and this quality that can answer for all of `stems` (every one can for none), best
+        first."""
+        return (p for p in self.presets if p.quality == quality and not p.then and can_give(p.stems, stems))
+
+    def chains_for(self, stems: Sequence[str], quality: str) -> Iterator[Preset]:
+        """The chains of this quality that can answer for all of `stems`, best first."""
+        for preset in self.presets:
+            possible = (*self.get(preset.model).stems, *preset.stems)
+            if preset.quality == quality and preset.then and can_give(possible, stems):
+                yield preset
 
     def preset(self, stems: Sequence[str], quality: str) -> Preset | None:
         """The best of `presets_for`."""

@@ -7,11 +7,11 @@ each other. Names come from files of strangers and become folder and file names,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unmixcli.entry import Licence, ModelEntry, ModelFile, Paper, Preset, Score
+from unmixcli.entry import Licence, ModelEntry, ModelFile, Paper, Preset, Score, Step
 from unmixcli.errors import RegistryError
 
 SCHEMA_VERSION = 1
@@ -197,18 +197,55 @@ def _parse_preset(data: Any, entries: Sequence[ModelEntry], where: str) -> Prese
         stems=fields.texts("stems", _STEM),
         model=fields.text("model", required=True, pattern=_NAME),
         overrides=fields.mapping("overrides"),
+        then=tuple(_parse_step(item, f"{where}: then") for item in fields.items("then")),
     )
     fields.finish()
     if preset.quality not in QUALITIES:
         raise RegistryError(f"{where}: quality is {preset.quality!r}, expected one of {', '.join(QUALITIES)}.")
-    entry = next((entry for entry in entries if entry.name == preset.model), None)
-    if entry is None:
-        raise RegistryError(f"{where}: model is {preset.model!r}, which is not an entry.")
-    if not preset.stems or not set(preset.stems) <= set(entry.stems):
-        raise RegistryError(f"{where}: stems are {list(preset.stems)}, expected some of {entry.name}'s.")
+    table = {entry.name: entry for entry in entries}
+    for name in (preset.model, *(step.model for step in preset.then)):
+        if name not in table:
+            raise RegistryError(f"{where}: model is {name!r}, which is not an entry.")
+    entry = table[preset.model]
+    possible = _added(preset, table, where) if preset.then else set(entry.stems)
+    if not preset.stems or not set(preset.stems) <= possible:
+        raise RegistryError(f"{where}: stems are {list(preset.stems)}, expected some of {', '.join(sorted(possible))}.")
     if not set(preset.overrides) <= set(entry.config):
         raise RegistryError(f"{where}: overrides has a key that {entry.name}'s config has not.")
     return preset
+
+
+def _parse_step(data: Any, where: str) -> Step:
+    fields = _Fields(data, where)
+    names = fields.mapping("names")
+    if bad := [name for name in names.values() if not isinstance(name, str) or not _STEM.match(name)]:
+        raise RegistryError(f"{where}: {bad[0]!r} in names, expected names of stems.")
+    step = Step(
+        stem=fields.text("stem", required=True, pattern=_STEM),
+        model=fields.text("model", required=True, pattern=_NAME),
+        names=names,
+        rest=fields.text("rest", pattern=_STEM) or None,
+    )
+    fields.finish()
+    return step
+
+
+def _added(preset: Preset, table: Mapping[str, ModelEntry], where: str) -> set[str]:
+    """The stems that the steps of a chain add; every step must hear one that is there, and add only new ones."""
+    there = set(table[preset.model].stems)
+    added: set[str] = set()
+    for step in preset.then:
+        own = table[step.model].stems
+        if step.stem not in there:
+            raise RegistryError(f"{where}: {step.model} shall hear {step.stem!r}, which nothing before it gives.")
+        if unknown := set(step.names) - set(own):
+            raise RegistryError(f"{where}: {step.model} has no stem {', '.join(sorted(unknown))}.")
+        new = [step.names.get(stem, stem) for stem in own] + ([step.rest] if step.rest else [])
+        if len(set(new)) < len(new) or there & set(new):
+            raise RegistryError(f"{where}: {step.model} gives {', '.join(new)}, of which one is there twice.")
+        there |= set(new)
+        added |= set(new)
+    return added
 
 
 class _Fields:

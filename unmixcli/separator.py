@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 from unmixcli.audio.channels import channel_groups, describe_groups
 from unmixcli.audio.decode import AudioInfo, open_audio, probe
 from unmixcli.audio.tags import read_tags
+from unmixcli.chain import set_up
+from unmixcli.chain_run import Cast, separate_chain
 from unmixcli.device import choose_device, device_title
 from unmixcli.errors import InputError, OptionError
-from unmixcli.lockstep import separate_together
-from unmixcli.members import Member, line_up
+from unmixcli.members import Member
 from unmixcli.models.augmented import Augmented
 from unmixcli.naming import target_paths
 from unmixcli.options import Format, Options
-from unmixcli.pipeline import Report, Source, separate_blocks
+from unmixcli.pipeline import Report, Source
 from unmixcli.progress import Progress, ProgressCallback, ignore_progress
 from unmixcli.runner import Runner
 from unmixcli.sinks import ArraySink, Encoding, FileSink, Tagging
@@ -171,9 +173,9 @@ class Separator:
         self.options = _merged(options, model, fields)
         self.on_progress = on_progress
         self.device = choose_device(self.options.device)
-        self.lineup = line_up(self.options, on_progress=on_progress)
-        self.entry, self.plan = self.lineup.entry, self.lineup.plan
-        warning = self.lineup.warning
+        self.setup = set_up(self.options, on_progress=on_progress)
+        self.entry, self.plan = self.setup.entry, self.setup.plan
+        warning = self.setup.warning
         self.warnings: tuple[str, ...] = (warning,) if warning else ()
         if warning:
             on_progress(Progress("warning", self.entry.name, message=warning))
@@ -184,12 +186,12 @@ class Separator:
     @property
     def members(self) -> tuple[Member, ...]:
         """The models that are run, with what each needs."""
-        return self.lineup.members
+        return tuple(member for stage in self.setup.stages for member in stage.lineup.members)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the files of `entry` that this separation needs."""
-        if self.lineup.combination is None:
+        if len(self.members) == 1:
             return self.members[0].parts
         return tuple(f"{member.entry.name}.{part}" for member in self.members for part in member.parts)
 
@@ -220,12 +222,11 @@ class Separator:
         self, source: Source, plan: StemPlan, report: Report, on_progress: ProgressCallback
     ) -> Iterator[dict[str, Block]]:
         """The outputs of a source, block by block."""
-        combination = self.lineup.combination
-        if combination is None:
-            return separate_blocks(source, self.runner, plan, self.options, report=report, on_progress=on_progress)
-        return separate_together(
-            source, self.runners, combination, plan, self.options, report=report, on_progress=on_progress
-        )
+        left = iter(self.runners)
+        casts = [Cast(stage, tuple(itertools.islice(left, len(stage.lineup.members)))) for stage in self.setup.stages]
+        if len(casts) == 1:
+            return casts[0].run(source, plan, self.options, report=report, on_progress=on_progress)
+        return separate_chain(source, casts, plan, self.options, report=report, on_progress=on_progress)
 
     def _tell(self, message: str) -> None:
         self._runner_notes.append(message)

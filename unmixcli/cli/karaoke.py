@@ -57,6 +57,14 @@ class _Section(SectionOption):
 @click.command(cls=SectionCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @click.option(
+    "--keep-backing",
+    cls=_Section,
+    section=WHAT,
+    is_flag=True,
+    default=None,
+    help="Leave the backing vocals in and take out the lead alone; needs models that tell them apart.",
+)
+@click.option(
     "--guide",
     cls=_Section,
     section=WHAT,
