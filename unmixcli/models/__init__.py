@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES: dict[str, str] = {
     "open_unmix": "unmixcli.models.open_unmix:OpenUnmix",
+    "x_umx": "unmixcli.models.x_umx:XUMX",
     "tdc_unet": "unmixcli.models.tdc_unet:TDCUNet",
     "tcn_masks": "unmixcli.models.tcn_masks:TCNMasks",
     "band_masks": "unmixcli.models.band_masks:BandMasks",
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, str] = {
     "mdx_net": "unmixcli.models.mdx_net:MDXNet",
     "mdx23c": "unmixcli.models.mdx23c:MDX23C",
     "onnx_spectrogram": "unmixcli.models.onnx_spectrogram:OnnxSpectrogram",
+    "spleeter": "unmixcli.models.spleeter:Spleeter",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "harmonic_percussive": "unmixcli.models.harmonic_percussive:HarmonicPercussive",
     "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",
@@ -55,6 +57,7 @@ PACKAGE_CLASSES: dict[str, str] = {
     "demucs.model.Demucs (version 1)": "demucs_v1",
     "demucs.tasnet.ConvTasNet": "conv_tasnet",
     "demucs.tasnet.ConvTasNet (version 1)": "conv_tasnet",
+    "asteroid.XUMX": "x_umx",
 }
 
 
