@@ -32,7 +32,12 @@ def _product() -> Callable[..., Tensor] | None:
             return None
     except (RuntimeError, TypeError):  # another signature
         return None
-    return function
+    return lambda x, weight, *others: function(x.contiguous(), _dense(weight), *others)
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """Rows or columns that lie side by side: for anything else oneDNN has a thousand times slower kernel."""
+    return weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
 
 
 def _usable(*tensors: Tensor) -> Callable[..., Tensor] | None:
