@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -298,8 +300,6 @@ def test_nothing_is_left_in_the_temporary_folder(
 
 
 def test_an_interruption_ends_all_stages(mixture: NDArray) -> None:
-    import threading
-
     before = threading.active_count()
 
     def stop(event: Progress) -> None:
@@ -386,16 +386,20 @@ def test_auto_takes_a_chain_only_where_no_model_does(presets: Mapping[str, Any],
         Separator(stems="lead_vocals", quality="best")
 
 
-def test_a_model_on_this_machine_that_gives_it_directly_wins(presets: Mapping[str, Any]) -> None:
+def test_a_model_on_this_machine_serves_where_there_is_no_chain(presets: Mapping[str, Any]) -> None:
     weights = Path(os.environ["UNMIX_CONFIG"]) / "models" / "karaoke"
     weights.mkdir()
     (weights / "w.ckpt").write_bytes(b"weights")
-    import hashlib
-
     file = {"part": "checkpoint", "name": "w.ckpt", "sha256": hashlib.sha256(b"weights").hexdigest()}
     (weights.parent / "karaoke.json").write_text(json.dumps({**entry("karaoke"), "files": [file]}))
-    assert Separator(stems="lead_vocals").entry.name == "karaoke"
-    assert Separator(stems="lead_vocals,backing_vocals").entry.name == "four/vocals/lead"
+    assert Separator(stems="lead_vocals").entry.name == "four/vocals/lead"
+    assert Separator(stems="lead_vocals", quality="best").entry.name == "karaoke"
+    (weights.parent / "kit2.json").write_text(json.dumps({**entry("kit"), "name": "kit2", "files": [file]}))
+    (weights.parent / "kit2").mkdir()
+    (weights.parent / "kit2" / "w.ckpt").write_bytes(b"weights")
+    instead = Separator(stems="kick", quality="fast", offline=True)
+    assert instead.entry.name == "kit2"
+    assert "kit is not on this machine" in instead.warnings[0]
 
 
 def test_a_chain_that_can_t_be_had_says_what_to_fetch(presets: Mapping[str, Any]) -> None:

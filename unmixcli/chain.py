@@ -102,7 +102,7 @@ def set_up(options: Options, *, on_progress: ProgressCallback = ignore_progress)
     if options.model == "auto" and asked:
         registry = load_registry()
         if registry.preset(asked, options.quality) is None:
-            found = _present_model(registry, asked, options) or _preset_chain(registry, asked, options)
+            found = _preset_chain(registry, asked, options)
             if found is not None:
                 return found
     return _alone(line_up(options, on_progress=on_progress))
@@ -127,41 +127,45 @@ def _named_links(text: str, registry: Registry) -> list[_Link]:
 # ---------------------------------------------------------------- "auto"
 
 
+def _preset_chain(registry: Registry, asked: Sequence[str], options: Options) -> Setup | None:
+    """The best chain of the registry that is on this machine or can be fetched; else a model on this machine that gives
+    what is asked by itself. None where there is neither kind.
+
+    Chains come first: what tells voices or drums apart was mostly trained on these alone, and not on songs.
+
+    Raises:
+        UnmixError: there are chains, but none that can be had.
+    """
+    setups = [_chain(_links_of(preset, registry), options) for preset in registry.chains_for(asked, options.quality)]
+    missing = _missing(setups[0]) if setups else []
+    if setups and not missing:
+        return setups[0]
+    if setups and not options.offline and all(can_download(entry, parts) for entry, parts in missing):
+        terms = " and ".join(f"{entry.name} ({licence_words(entry.licence)})" for entry, _ in missing)
+        return replace(setups[0], warning=f"fetched once, with the licence of the weights: {terms}.")
+    other = next((setup for setup in setups[1:] if not _missing(setup)), None) or _present_model(
+        registry, asked, options
+    )
+    if not setups:
+        return other
+    why = "no network may be used" if options.offline else "could not be reached"
+    names = " and ".join(entry.name for entry, _ in missing)
+    if other is not None:
+        said = f"{names} is not on this machine and {why}; used instead: {other.entry.name}."
+        return replace(other, warning=said)
+    commands = "` and `".join(f"unmix models download {entry.name}" for entry, _ in missing)
+    raise UnmixError(
+        f"{', '.join(asked)} takes {setups[0].entry.title}, but {names} is not on this machine and {why}.",
+        hint=f"`{commands}` when there is a network, or name models with `--model`.",
+    )
+
+
 def _present_model(registry: Registry, asked: Sequence[str], options: Options) -> Setup | None:
     """A model on this machine that no preset names, but that gives what is asked by itself."""
     for entry in registry.entries:
         if entry.files and all(stem in entry.stems for stem in asked) and is_cached(entry, entry.parts):
             return _alone(line_up_entries([entry], options))
     return None
-
-
-def _preset_chain(registry: Registry, asked: Sequence[str], options: Options) -> Setup | None:
-    """The best chain of the registry that is on this machine or can be fetched.
-
-    Raises:
-        UnmixError: there are chains, but none that can be had.
-    """
-    setups = [_chain(_links_of(preset, registry), options) for preset in registry.chains_for(asked, options.quality)]
-    if not setups:
-        return None
-    best = setups[0]
-    missing = _missing(best)
-    if not missing:
-        return best
-    if not options.offline and all(can_download(entry, parts) for entry, parts in missing):
-        terms = " and ".join(f"{entry.name} ({licence_words(entry.licence)})" for entry, _ in missing)
-        return replace(best, warning=f"fetched once: {terms}.")
-    why = "no network may be used" if options.offline else "could not be reached"
-    names = " and ".join(entry.name for entry, _ in missing)
-    commands = "`, `".join(f"unmix models download {entry.name}" for entry, _ in missing)
-    for other in setups[1:]:
-        if not _missing(other):
-            said = f"{names} is not on this machine and {why}; used instead: {other.entry.name}."
-            return replace(other, warning=said)
-    raise UnmixError(
-        f"{', '.join(asked)} takes {best.entry.title}, but {names} is not on this machine and {why}.",
-        hint=f"`{commands}` when there is a network, or name models with `--model`.",
-    )
 
 
 def _missing(setup: Setup) -> list[tuple[ModelEntry, tuple[str, ...]]]:

@@ -430,7 +430,7 @@ def merge(
         cleaned.append({**entry, "aliases": aliases} if aliases else {k: v for k, v in entry.items() if k != "aliases"})
     added = list(presets({entry["name"]: entry["stems"] for entry in entries}))
     ours_now = {(model, quality) for qualities, _, model in tables.PRESETS for quality in qualities}
-    kept = [p for p in registry["presets"] if (p["model"], p["quality"]) not in ours_now]
+    kept = [p for p in registry["presets"] if "then" in p or (p["model"], p["quality"]) not in ours_now]
     return {"version": registry["version"], "models": models + cleaned, "presets": kept + added}
 
 

@@ -440,10 +440,11 @@ PROTOCOLS = {
 }
 
 # What "auto" means for stems that had no model before: quality -> stems, entry. Kept in this order after the others.
+# Models that were trained on a stem (drums, vocals) have chains instead, written into the registry by hand.
 PRESETS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("balanced",), ("lead_vocals", "no_lead_vocals"), "mdx_kara_2"),
-    (("best",), ("lead_vocals", "backing_vocals"), "mel_roformer_karaoke_becruily"),
-    (("balanced",), ("lead_vocals", "backing_vocals"), "mel_roformer_karaoke_becruily"),
+    (("best",), ("lead_vocals",), "mel_roformer_karaoke_becruily"),
+    (("balanced",), ("lead_vocals",), "mel_roformer_karaoke_becruily"),
     (("balanced",), ("dry", "reverb"), "mdx23c_dereverb"),
     (("best",), ("dry",), "mel_roformer_dereverb"),
     (("best",), ("dry", "reverb"), "mdx23c_dereverb"),
@@ -452,9 +453,5 @@ PRESETS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("best",), ("clean",), "mel_roformer_denoise"),
     (("best",), ("noise", "clean"), "vr_denoise"),
     (("balanced", "best"), ("crowd",), "mel_roformer_crowd"),
-    (("balanced", "best"), ("kick", "snare", "toms", "hi_hat", "ride", "crash"), "mdx23c_drumsep_6"),
-    (("balanced", "best"), ("kick", "snare", "cymbals", "toms"), "hdemucs_drumsep"),
-    (("balanced", "best"), ("male_vocals", "female_vocals"), "bs_roformer_male_female_aufr33"),
-    (("balanced", "best"), ("aspiration", "no_aspiration"), "mel_roformer_aspiration"),
     (("balanced", "best"), ("no_woodwinds", "woodwinds"), "vr_17_hp_wind_inst"),
 )
