@@ -251,6 +251,13 @@ OTHERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
         "spleeter", {"instruments": ["vocals", "drums", "bass", "other"], **_ELU},
         ("vocals", "drums", "bass", "other"), _DEEZER,
     ),
+    "pretrained_xumx_musdb18HQ.pth": (
+        "x_umx", {
+            "sources": ["bass", "drums", "vocals", "other"], "hidden_size": 512, "in_chan": 4096, "n_hop": 1024,
+            "nb_channels": 2, "nb_layers": 3, "sample_rate": 44100, "max_bin": 1487, "bidirectional": True,
+        },
+        ("bass", "drums", "vocals", "other"), "egs/musdb18/X-UMX of github.com/asteroid-team/asteroid",
+    ),
     "5stems.tar.gz": (
         "spleeter", {"instruments": ["vocals", "piano", "drums", "bass", "other"], "type": "unet.softmax_unet", **_ELU},
         ("vocals", "piano", "drums", "bass", "other"), _DEEZER,
