@@ -59,7 +59,8 @@ class VR(SeparationModel):
         super().__init__()
         layout = Layout.read(values.get("layout"))
         network = cast("_Network", without_memory(lambda: _network(values, layout.bins)))
-        self.network = network
+        # 1.4 times as fast for the ASPP networks on a CPU, no difference for the others
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bands = BandSplit(layout, per_band=isinstance(network, CascadedLSTM))
         self.sample_rate = layout.sample_rate
         self.channels = 2
@@ -174,7 +175,8 @@ class VR(SeparationModel):
         masks = torch.zeros_like(padded)
         for number in range(windows):
             start = begin + number * self.step
-            found = self.network(padded[..., start : start + self.window])
+            heard = padded[..., start : start + self.window].contiguous(memory_format=torch.channels_last)
+            found = self.network(heard)
             first = 0 if number == 0 else self.offset
             masks[..., start + first : start + self.window] = found[..., first:]
         return masks[..., :frames]
