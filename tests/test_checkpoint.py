@@ -782,7 +782,7 @@ def test_open_unmix_weights_need_only_be_named(tmp_path: Path) -> None:
     """Two published-format files of a small network, with the settings of a known model."""
     config = {"hidden_size": 8, "nb_layers": 1, "nfft": 64, "nhop": 16, "max_bin": 20, "nb_output_bins": 33}
     (tmp_path / "c.json").write_text(json.dumps(config))
-    shapes = open_unmix._published_shapes(open_unmix._Shape.read(config))
+    shapes = open_unmix._published_shapes(open_unmix.Shape.read(config))
     files = []
     for target in ("vocals", "drums"):
         state = {name: torch.rand(size) + 0.5 for name, size in shapes.items()}

@@ -28,7 +28,7 @@ _TASNET = {"N": 8, "L": 10, "B": 6, "H": 12, "X": 3, "R": 2}
 _D = {"channels": 8, "depth": 3, "norm_starts": 1, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _H = {"channels": 8, "nfft": 256, "depth": 4, "norm_starts": 2, "norm_groups": 2, "dconv_attn": 2, "dconv_lstm": 2}
 _HT = {"channels": 4, "nfft": 256, "depth": 3, "t_layers": 2, "t_heads": 2, "dconv_comp": 2, "segment": "1/21"}
-_SCNET: dict[str, Any] = {"dims": [4, 8, 12, 16], "nfft": 256, "hop_size": 64, "win_size": 256, "num_dplayer": 2}
+_SCNET: dict[str, Any] = {"dims": [4, 8, 12], "nfft": 256, "hop_size": 64, "win_size": 256, "num_dplayer": 2}
 _TCN: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 90, "hidden": 8, "blocks": 2}
 _UNET: dict[str, Any] = {"n_fft": 256, "hop": 64, "max_bin": 128, "hidden": 4, "growth": 4, "blocks": 2}
 _BANDS: dict[str, Any] = {"n_fft": 256, "hop": 64, "bands": 12, "hidden": 8, "blocks": 3, "level": 4}
@@ -63,6 +63,9 @@ _BS_ROFORMER = _ROFORMER | {"freqs_per_bands": [9, 20, 100]}
 _SPLEETER: dict[str, Any] = {"frame_length": 256, "frame_step": 64, "T": 64, "F": 64}
 _SPLEETER |= {"conv_n_filters": [2, 2, 3, 3, 4, 4], "instruments": ["vocals", "drums", "bass"]}
 
+_XUMX: dict[str, Any] = {"hidden_size": 8, "nb_layers": 2, "in_chan": 256, "window_length": 256, "n_hop": 64}
+_XUMX |= {"max_bin": 90, "wiener_win_len": 10, "sources": ["bass", "drums", "vocals"]}
+
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "open_unmix": [
@@ -70,6 +73,11 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_UMX | {"niter": 1}, ("vocals", "bass")),
         (_UMX | {"niter": 2, "softmask": True, "residual": True}, ("vocals", "drums", "bass", "residual")),
         (_UMX | {"nb_channels": 1, "unidirectional": True}, ("vocals", "drums", "bass")),
+    ],
+    "x_umx": [
+        (_XUMX | {"niter": 0}, ("drums",)),
+        (_XUMX, ("bass", "vocals")),
+        (_XUMX | {"nb_channels": 1, "bidirectional": False}, ("drums", "vocals")),
     ],
     "tdc_unet": [(_TDC, ("vocals",)), (_TDC | {"channels": 1}, ("vocals",))],
     "demucs": [

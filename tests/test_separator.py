@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import unmixcli
 from unmixcli.errors import InputError, OptionError, UnknownModelError
-from unmixcli.models.open_unmix import _published_shapes, _Shape
+from unmixcli.models.open_unmix import Shape, _published_shapes
 from unmixcli.progress import Progress
 from unmixcli.registry import load_registry
 from unmixcli.separator import Separator
@@ -167,7 +167,7 @@ def test_some_of_a_model_s_stems_do_not_make_up_the_mixture(tmp_path: Path, musi
     shape = {"hidden_size": 8, "nb_layers": 1, "nfft": 512, "nhop": 256, "max_bin": 100, "nb_output_bins": 257}
     config = {**shape, "unidirectional": False, "nb_channels": 2, "niter": 0, "wiener_win_len": 30}
     state = {
-        name: torch.rand(size, generator=generator) for name, size in _published_shapes(_Shape.read(config)).items()
+        name: torch.rand(size, generator=generator) for name, size in _published_shapes(Shape.read(config)).items()
     }
     for part in ("vocals", "drums"):
         torch.save(state, tmp_path / f"{part}.pth")

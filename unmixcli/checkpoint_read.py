@@ -115,7 +115,7 @@ def as_package(content: Any) -> Any:
 
 
 def find_settings(content: Any) -> dict[str, Any]:
-    """The class and the constructor's arguments of a package that names them (those of Demucs), as JSON values.
+    """The class and the constructor's arguments of a package that names them (Demucs, asteroid), as JSON values.
 
     Returns:
         {"class": its full name, "args": [...], "kwargs": {...}} with fractions as text ("39/5"), or nothing where there
@@ -124,14 +124,20 @@ def find_settings(content: Any) -> dict[str, Any]:
     """
     if isinstance(content, Mapping) and isinstance(content.get(ONNX_FILE), Tensor):
         return {"onnx": describe(read_graph(content[ONNX_FILE].numpy().data))}
-    if not isinstance(content, Mapping) or not isinstance(content.get("klass"), Name):
+    if not isinstance(content, Mapping):
         return {}
-    args, kwargs = content.get("args", ()), content.get("kwargs", {})
+    args: Any
+    if isinstance(content.get("model_name"), str):
+        name, args, kwargs = f"asteroid.{content['model_name']}", (), content.get("model_args", {})
+    elif isinstance(content.get("klass"), Name):
+        name, args, kwargs = content["klass"].name, content.get("args", ()), content.get("kwargs", {})
+    else:
+        return {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
         return {}
     named = {str(key): _plain(value) for key, value in kwargs.items()}
     return {
-        "class": content["klass"].name,
+        "class": name,
         "args": [_plain(value) for value in args],
         "kwargs": {key: value for key, value in named.items() if value is not None or kwargs[key] is None},
     }

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
+from unmixcli.models.onednn import Linear
 from unmixcli.models.spectrogram import OverlapAdd, centre_pad, frame_count, spectra
 from unmixcli.models.wiener import soft_masks, wiener
 
@@ -34,7 +35,7 @@ _IGNORED = frozenset({"sample_rate", "stft.window", "transform.0.window"})
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     """An entry's config, checked. Names are the published ones."""
 
     hidden_size: int = 512
@@ -52,7 +53,7 @@ class _Shape:
     residual: bool = False
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> _Shape:
+    def read(cls, config: Mapping[str, Any]) -> Shape:
         """The fields of `config` that there are; `targets` is read elsewhere.
 
         Raises:
@@ -89,21 +90,21 @@ class _Shape:
 _EXPECTED: dict[type, str] = {int: "a whole number of at least 1 (niter: 0)", bool: "true or false"}
 
 
-class _Target(nn.Module):
-    """The network of one target, published layers folded where they are affine (see `_fold`)."""
+class Target(nn.Module):
+    """The network of one target, published layers folded where they are affine (see `fold`)."""
 
-    def __init__(self, shape: _Shape) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         hidden = shape.hidden_size
-        self.fc1 = nn.Linear(shape.nb_channels * shape.max_bin, hidden)
+        self.fc1 = Linear(shape.nb_channels * shape.max_bin, hidden)
         self.lstm = nn.LSTM(
             hidden,
             hidden if shape.unidirectional else hidden // 2,
             num_layers=shape.nb_layers,
             bidirectional=not shape.unidirectional,
         )
-        self.fc2 = nn.Linear(2 * hidden, hidden)
-        self.fc3 = nn.Linear(hidden, shape.nb_channels * shape.nb_output_bins)
+        self.fc2 = Linear(2 * hidden, hidden)
+        self.fc3 = Linear(hidden, shape.nb_channels * shape.nb_output_bins)
 
     def encode(self, magnitude: Tensor) -> Tensor:
         """[..., C * max_bin] -> [..., H], frame by frame."""
@@ -115,7 +116,7 @@ class _Target(nn.Module):
 
     def masks(self, hidden: Tensor, out: Tensor) -> None:
         """[n, H] -> out [n, C * F], >= 0, frame by frame."""
-        torch.addmm(self.fc3.bias, hidden, self.fc3.weight.t(), out=out).relu_()
+        torch.clamp_min(self.fc3(hidden), 0.0, out=out)
 
 
 class OpenUnmix(SeparationModel):
@@ -129,7 +130,7 @@ class OpenUnmix(SeparationModel):
 
     window: Tensor
 
-    def __init__(self, shape: _Shape, targets: Sequence[str], stems: Sequence[str]) -> None:
+    def __init__(self, shape: Shape, targets: Sequence[str], stems: Sequence[str]) -> None:
         super().__init__()
         self.shape = shape
         self.sample_rate = shape.sample_rate
@@ -144,7 +145,7 @@ class OpenUnmix(SeparationModel):
         self.edge_padding = "none"
         # zeros instead of random numbers that the weights replace anyway: 0.1 s less at every start
         with torch.device("meta"):
-            networks = nn.ModuleDict({name: _Target(shape) for name in targets})
+            networks = nn.ModuleDict({name: Target(shape) for name in targets})
         self.networks = networks._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
         self.register_buffer("window", torch.hann_window(shape.nfft), persistent=False)
         sources = [*targets, RESIDUAL] if shape.residual else list(targets)
@@ -154,7 +155,7 @@ class OpenUnmix(SeparationModel):
     def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> OpenUnmix:
         """See `SeparationModel`. Keys: those of the published models' settings, and `targets`, the names of all
         target networks (default: the stems asked), needed as soon as the filter joins them."""
-        shape = _Shape.read(config)
+        shape = Shape.read(config)
         networks = tuple(stem for stem in stems if stem != RESIDUAL)
         targets = tuple(config.get("targets", networks)) if shape.joint else networks
         known = {*targets, RESIDUAL} if shape.residual else set(targets)
@@ -172,18 +173,18 @@ class OpenUnmix(SeparationModel):
     @classmethod
     def parts_needed(cls, config: Mapping[str, Any], parts: Sequence[str], stems: Sequence[str]) -> tuple[str, ...]:
         """One file per target; all of them where the filter joins them."""
-        if _Shape.read(config).joint:
+        if Shape.read(config).joint:
             return tuple(parts)
         return tuple(part for part in parts if part in stems)
 
     @classmethod
     def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The published state dict of every target, folded."""
-        shape = _Shape.read(config)
+        shape = Shape.read(config)
         return {
             f"networks.{target}.{name}": tensor
             for target, state in states.items()
-            for name, tensor in _fold(shape, target, state).items()
+            for name, tensor in fold(shape, target, state).items()
         }
 
     @torch.inference_mode()
@@ -202,8 +203,8 @@ class OpenUnmix(SeparationModel):
                     added.add((item, stem), y, start)
         return added.signal(self.shape.nfft // 2, length)
 
-    def _targets(self) -> list[_Target]:
-        return cast("list[_Target]", list(self.networks.values()))
+    def _targets(self) -> list[Target]:
+        return cast("list[Target]", list(self.networks.values()))
 
     def _blocks(self, frames: int) -> list[tuple[int, int]]:
         size = self.shape.wiener_win_len
@@ -219,7 +220,11 @@ class OpenUnmix(SeparationModel):
             magnitude = x[..., : self.shape.max_bin].abs().permute(2, 0, 1, 3).flatten(2)
             for j, network in enumerate(networks):
                 encoded[j, start:stop] = network.encode(magnitude)
-        for j, network in enumerate(networks):
+        return self.remember(encoded)
+
+    def remember(self, encoded: Tensor) -> Tensor:
+        """What the networks make of all frames, [J, N, B, H] -> the same, in the same memory."""
+        for j, network in enumerate(self._targets()):
             encoded[j] = network.remember(encoded[j])
         return encoded
 
@@ -237,8 +242,8 @@ class OpenUnmix(SeparationModel):
         return wiener(x, masks, shape.niter, self._outputs)
 
 
-def _fold(shape: _Shape, target: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict as that of `_Target`.
+def fold(shape: Shape, target: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict as that of `Target`.
 
     In evaluation mode every batch normalisation is a scale and an offset per feature, as are the input's and the
     output's statistics: with the linear layer beside them they are one linear layer. The products are taken in
@@ -274,7 +279,7 @@ def _fold(shape: _Shape, target: str, state: Mapping[str, Tensor]) -> dict[str, 
     return {name: tensor.float() for name, tensor in folded.items()}
 
 
-def _published_shapes(shape: _Shape) -> dict[str, tuple[int, ...]]:
+def _published_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Tensors of a published target file and their shapes."""
     hidden, channels = shape.hidden_size, shape.nb_channels
     outputs = channels * shape.nb_output_bins

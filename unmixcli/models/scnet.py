@@ -96,7 +96,10 @@ class _Shape:
                 (self.win_size == self.nfft, f"win_size is {self.win_size}, expected nfft, {self.nfft}"),
                 (self.conv_kernel % 2 == 1, f"conv_kernel is {self.conv_kernel}, expected an odd number"),
                 (self.num_dplayer % 2 == 0, f"num_dplayer is {self.num_dplayer}, expected an even number"),
-                (min(self.dims[1:], default=1) >= self.compress >= 1, "compress is not between 1 and the smallest of dims"),
+                (
+                    min(self.dims[1:], default=1) >= self.compress >= 1,
+                    "compress is not between 1 and the smallest of dims",
+                ),
                 (self.num_overlap <= 50, f"num_overlap is {self.num_overlap}, expected at most 50"),
                 (not self.instruments or self._names_all, "instruments and sources are not the same number"),
                 (not self.target_instrument or self._has_target, "target_instrument is not among the instruments"),
