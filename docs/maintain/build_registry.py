@@ -410,7 +410,8 @@ def files_owned(facts: Sequence[Fact]) -> set[str]:
 def merge(
     registry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, owned: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The registry with these entries after the hand-written ones, and presets for the stems they bring.
+    """The registry with these entries after the hand-written ones, and presets for the stems they bring. Presets that
+    are there stay as they are.
 
     Args:
         owned: names of files; an entry that has one was written by an earlier run.
@@ -428,9 +429,10 @@ def merge(
         aliases = [alias for alias in entry.get("aliases", ()) if alias.casefold() not in taken]
         taken |= {alias.casefold() for alias in aliases}
         cleaned.append({**entry, "aliases": aliases} if aliases else {k: v for k, v in entry.items() if k != "aliases"})
-    added = list(presets({entry["name"]: entry["stems"] for entry in entries}))
-    ours_now = {(model, quality) for qualities, _, model in tables.PRESETS for quality in qualities}
-    kept = [p for p in registry["presets"] if "then" in p or (p["model"], p["quality"]) not in ours_now]
+    names = {model["name"] for model in (*models, *cleaned)}
+    kept = [p for p in registry["presets"] if p["model"] in names]
+    there = {(p["model"], p["quality"]) for p in kept if "then" not in p}
+    added = [p for p in presets(names) if (p["model"], p["quality"]) not in there]
     return {"version": registry["version"], "models": models + cleaned, "presets": kept + added}
 
 
@@ -449,10 +451,11 @@ def dumps(value: Any, indent: str = "") -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def presets(stems: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """Presets whose model there is."""
+def presets(names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Presets of `registry_tables.py` whose model there is."""
+    known = set(names)
     for qualities, wanted, model in tables.PRESETS:
-        if model in stems:
+        if model in known:
             for quality in qualities:
                 yield {"quality": quality, "stems": list(wanted), "model": model}
 
