@@ -446,8 +446,8 @@ PROTOCOLS = {
     "MUSDB18 test": "MUSDB18 test, SDR as the authors state it, protocol not stated",
 }
 
-# What "auto" means for stems that had no model before: qualities, stems, entry. Added after the others where the registry
-# has no preset of that model and quality; what was changed there by hand stays.
+# What "auto" means for stems that had no model before: qualities, stems, entry. Added after the others where the
+# registry has no preset of that model and quality; what was changed there by hand stays.
 # Models that were trained on a stem (drums, vocals) have chains instead, written into the registry by hand.
 PRESETS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("balanced",), ("lead_vocals", "no_lead_vocals"), "mdx_kara_2"),
