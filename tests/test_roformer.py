@@ -115,6 +115,19 @@ def test_what_only_some_checkpoints_have_is_heard(changes: dict[str, Any]) -> No
     assert difference.abs().max() > 1e-3
 
 
+def test_tanh_is_tanh() -> None:
+    x = torch.linspace(-30, 30, 4001)
+    torch.testing.assert_close(roformer.tanh(x.clone()), x.tanh(), atol=3e-7, rtol=0)
+    assert torch.equal(roformer.tanh(x.double()), x.double().tanh())
+
+
+def test_long_and_short_sequences_attend_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, heard = build("bs"), mixture()
+    short = model(heard)
+    monkeypatch.setattr(roformer, "_LONG", 1)
+    torch.testing.assert_close(model(heard), short, atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 def test_rotation_in_real_numbers_is_the_complex_one(heads: int) -> None:
     generator = torch.Generator().manual_seed(3)

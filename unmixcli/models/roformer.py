@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
-from unmixcli.models.onednn import attention, linear
+from unmixcli.models.onednn import attention, linear, packed
 
 Layer = Callable[[Tensor], Tensor]
 # Added to a mean square before its root; so small that only silence, which stays silence, is concerned.
 _EPSILON = 1e-27
 _ROWS_CPU = 2048  # features that pass through a layer at once: with all that they become, some megabytes
 _ROWS_OTHER = 1 << 16
+_LONG = 256  # positions from which attention by way of oneDNN is the faster one
 _LINEAR_SCALE = 8.0  # of the products of keys and queries in attention over features
 # What older checkpoints hold beside the weights: all of it follows from the config.
 _DERIVED = (
@@ -72,16 +73,18 @@ class Attention(nn.Module):
         """The layer for sequences of `length`, [n, l, d] -> [n, l, d]: what is to be added to its input."""
         angles = torch.arange(length, device=self.freqs.device).outer(self.freqs.float())
         turns = torch.polar(torch.ones_like(angles), angles)[:, None]  # [l, 1, pairs]
-        return lambda x: self._attend(x, turns)
+        weights = [packed(layer.weight, _ROWS_CPU) for layer in (self.to_qkv_gates, self.to_out)]
+        return lambda x: self._attend(x, turns, *weights)
 
-    def _attend(self, x: Tensor, turns: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, turns: Tensor, to_qkv_gates: Tensor, to_out: Tensor) -> Tensor:
         inner = self.to_out.in_features
-        mixed = linear(self.norm(x), self.to_qkv_gates.weight)
+        mixed = linear(self.norm(x), to_qkv_gates)
         rotate(mixed[..., : 2 * inner].unflatten(-1, (2 * self.heads, -1)), turns)
         q, k, v = mixed[..., : 3 * inner].unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        heard = attention(q, k, v).transpose(1, 2)  # [n, l, h, d / h]
+        attend = attention if x.shape[1] >= _LONG else F.scaled_dot_product_attention
+        heard = attend(q, k, v).transpose(1, 2)  # [n, l, h, d / h]
         gates = torch.sigmoid(mixed[..., 3 * inner :] + self.gate_bias)
-        return linear((heard * gates[..., None]).flatten(2), self.to_out.weight)
+        return linear((heard * gates[..., None]).flatten(2), to_out)
 
 
 def rotate(x: Tensor, turns: Tensor) -> None:
@@ -134,7 +137,7 @@ class LinearAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them, [..., d] -> [..., d]: what is to be added to the input."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -142,9 +145,15 @@ class FeedForward(nn.Module):
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = linear(self.norm(x), self.expand.weight, self.expand.bias, gelu=True)
-        return linear(hidden, self.contract.weight, self.contract.bias)
+    def prepared(self) -> Layer:
+        """The layer, [..., d] -> [..., d]: what is to be added to its input."""
+        expand, contract = (packed(layer.weight, _ROWS_CPU) for layer in (self.expand, self.contract))
+
+        def feed(x: Tensor) -> Tensor:
+            hidden = linear(self.norm(x), expand, self.expand.bias, gelu=True)
+            return linear(hidden, contract, self.contract.bias)
+
+        return feed
 
 
 class Transformer(nn.Module):
@@ -180,15 +189,14 @@ class Transformer(nn.Module):
         for number, pair in enumerate(self.layers):
             attend, feed = cast("tuple[Attention | LinearAttention, FeedForward]", tuple(cast(nn.ModuleList, pair)))
             last = number == len(self.layers) - 1
-            layer: Layer | None = None
+            steps = [feed.prepared()]
             if isinstance(attend, LinearAttention):
                 attend.add_to(x)
             else:
-                layer = attend.prepared(x.shape[1])
+                steps.insert(0, attend.prepared(x.shape[1]))
             for part in blocks(x):
-                if layer is not None:
-                    part += layer(part)
-                part += feed(part)
+                for step in steps:
+                    part += step(part)
                 if last and self.norm is not None:
                     part.copy_(self.norm(part))
 
@@ -244,8 +252,15 @@ class MaskEstimator(nn.Module):
         first, *others = cast("list[nn.Linear]", list(cast(nn.ModuleList, self.to_freqs[number])))
         x = linear(features, first.weight, first.bias)
         for layer in others:
-            x = linear(x.tanh_(), layer.weight, layer.bias)
+            x = linear(tanh(x), layer.weight, layer.bias)
         return F.glu(x, -1)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """tanh x = 2 σ(2 x) - 1, in place: a fifth of the time of `torch.tanh` on a CPU, 2e-7 off."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return x.tanh_()
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def convert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
