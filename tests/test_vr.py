@@ -136,6 +136,22 @@ def test_the_level_of_the_track_counts(tmp_path: Path) -> None:
     assert decibels(found["vocals"][:, : half.shape[1] - 20000], alone[:, :-20000]) < 40
 
 
+def test_the_network_hears_nothing_beyond_the_ends_of_a_track() -> None:
+    model = build(PATHS["path"][1], 672)
+    edge, frames = model.edge // model.hop, 30
+    wave = 0.1 + waves((2 * edge + frames) * model.hop)
+    ones = torch.ones(1, 2, 673, 2 * edge + frames + 1)
+    assert model._heard(ones.clone(), wave).all(), "the middle of a track"
+    wave[..., : model.edge] = 0
+    heard = model._heard(ones.clone(), wave)
+    assert not heard[..., :edge].any()
+    assert heard[..., edge:].all()
+    wave[..., -model.edge :] = 0
+    heard = model._heard(ones.clone(), wave)
+    assert not heard[..., edge + frames + 1 :].any()
+    assert heard[..., edge : edge + frames + 1].all()
+
+
 def test_silence_stays_silence(tmp_path: Path) -> None:
     separator = toy(tmp_path, PATHS["path"][1])
     found = separator.separate(np.zeros((2, 30000), np.float32), sample_rate=44100).stems
