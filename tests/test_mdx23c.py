@@ -47,6 +47,15 @@ def test_the_outputs_are_the_public_network_s(case: str) -> None:
     np.testing.assert_allclose(found, expected, atol=3e-6)
 
 
+@pytest.mark.parametrize("cached", [1, 64 * 8 * 3, 64 * 8 * 15])
+@pytest.mark.parametrize("case", ["two_stems", "group_norm"])
+def test_pieces_of_frames_make_the_same_output(case: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmixcli.models.tfc_tdf._CACHED", cached)
+    config = MDX23C_CASES[case]
+    found = build(config)(mixture(config["chunk_size"])).numpy()
+    np.testing.assert_allclose(found, np.load(REFERENCES)[f"mdx23c_{case}"], atol=3e-6)
+
+
 def test_weights_of_the_published_shapes() -> None:
     # checkpoint -> parameters, from the sizes of the published files
     two = ["vocals", "instrumental"]

@@ -54,6 +54,22 @@ def test_the_output_is_onnxruntime_s(case: str) -> None:
     np.testing.assert_allclose(run(build(case), spectrum()), expected, atol=3e-6)
 
 
+@pytest.mark.parametrize("cached", [1, 64 * 6 * 3, 64 * 6 * 15])
+@pytest.mark.parametrize("case", ["folded", "float_data"])
+def test_pieces_of_frames_make_the_same_output(case: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmixcli.models.tfc_tdf._CACHED", cached)
+    np.testing.assert_allclose(run(build(case), spectrum()), np.load(REFERENCES)[f"mdx_net_{case}"], atol=3e-6)
+
+
+def test_the_input_of_the_network_stays() -> None:
+    model = build()
+    x = torch.from_numpy(spectrum()).permute(0, 3, 2, 1).contiguous()
+    before = x.clone()
+    with torch.inference_mode():
+        model.network(x)
+    assert torch.equal(x, before)
+
+
 def test_weights_of_the_published_shapes() -> None:
     # parameters of the published files; of each normalisation that is left, 4 per channel there are 2 here
     for g, blocks, bins, expected in (

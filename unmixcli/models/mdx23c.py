@@ -26,12 +26,21 @@ from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
 from unmixcli.models.demucs_blocks import read_settings, require, without_memory
 from unmixcli.models.onednn import linear
-from unmixcli.models.tfc_tdf import MAX_LENGTH, analyse, convolve, frames_for, over_frequency, synthesise
+from unmixcli.models.tfc_tdf import (
+    MAX_LENGTH,
+    analyse,
+    convolve,
+    convolve_into,
+    frames_at_once,
+    frames_for,
+    narrow_bins,
+    synthesise,
+    widen_bins_into,
+)
 
 Activation = Callable[[Tensor], Tensor]
 
 _EPSILON = 1e-5  # of the norms
-_CACHED = 1 << 17  # numbers that are normalised at a time: half a megabyte
 _DEFAULTS: dict[str, Any] = {
     "n_fft": 8192,
     "hop_length": 1024,
@@ -174,6 +183,9 @@ class MDX23C(SeparationModel):
 
     def network(self, x: Tensor) -> Tensor:
         """Sub-bands of the mixture [b, n, f, 4 k] -> those of all outputs [b, n, f, S 4 k]."""
+        return torch.stack([self._network(item) for item in x])
+
+    def _network(self, x: Tensor) -> Tensor:
         first = y = _pointwise(self.first_conv, x)
         skips = []
         for encoder in self.encoder_blocks:
@@ -224,7 +236,7 @@ class _Layers(nn.Module):
 
 
 class _Stack(nn.Module):
-    """Some blocks of convolutions and layers over frequency. [b, n, f, inputs] -> [b, n, f, width]."""
+    """Some blocks of convolutions and layers over frequency. [n, f, inputs] -> [n, f, width]."""
 
     def __init__(self, inputs: int, width: int, bins: int, values: Mapping[str, Any]) -> None:
         super().__init__()
@@ -239,7 +251,11 @@ class _Stack(nn.Module):
 
 
 class _Block(nn.Module):
-    """y = c1(x); result: c2(y + tdf(y)) + shortcut(x), each layer after a norm and an activation."""
+    """y = c1(x); result: c2(y + tdf(y)) + shortcut(x), each layer after a norm and an activation.
+
+    A norm is a gain and an offset per channel once its statistics are known: it is applied to the few frames that the
+    next layer is about to read, so that nothing but y is ever held.
+    """
 
     def __init__(self, inputs: int, width: int, bins: int, values: Mapping[str, Any]) -> None:
         super().__init__()
@@ -255,11 +271,20 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = convolve(self.tfc1[2], _ready(self.tfc1, x))
-        z = _across(self.tdf[2], _ready(self.tdf, y))
-        y = _across(self.tdf[5], self.tdf[3](z, self.tdf[4]), plus=y)
-        y = convolve(self.tfc2[2], _ready(self.tfc2, y))
-        return y.add_(_pointwise(self.shortcut, x))
+        first, second, narrow, wide = self.tfc1[2], self.tfc2[2], self.tdf[2], self.tdf[5]
+        y = x.new_empty(*x.shape[:2], self.shortcut.weight.shape[0])
+        convolve_into(y, first, x, before=_ready(self.tfc1, x), after=_unchanged)  # type: ignore[arg-type]
+        z = narrow_bins(narrow.weight, y, before=_ready(self.tdf, y))  # type: ignore[arg-type]
+        widen_bins_into(y, wide.weight, _ready(self.tdf[3:], z)(z))  # type: ignore[arg-type]
+
+        def add_shortcut(part: Tensor, place: slice) -> Tensor:
+            return part.add_(_pointwise(self.shortcut, x[place]))
+
+        return convolve_into(y, second, y, before=_ready(self.tfc2, y), after=add_shortcut)  # type: ignore[arg-type]
+
+
+def _unchanged(part: Tensor, place: slice) -> Tensor:
+    return part
 
 
 class _Rescale(nn.Module):
@@ -270,7 +295,7 @@ class _Rescale(nn.Module):
         self.conv = nn.Sequential(*_prepared(inputs, values), convolution)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(self.conv[2], _ready(self.conv, x))
+        return convolve(self.conv[2], _ready(self.conv, x)(x))
 
 
 class _Activation(nn.Module):
@@ -288,14 +313,14 @@ class _Activation(nn.Module):
 
 
 class _NoNorm(nn.Module):
-    """An activation alone."""
+    """Leaves everything as it is."""
 
-    def forward(self, x: Tensor, act: Activation) -> Tensor:
-        return act(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        return None
 
 
 class _Norm(nn.Module):
-    """A norm over frames and bins of [b, n, f, c], with a gain and an offset per channel, and the activation after it.
+    """A norm over frames and bins: [n, f, c] -> what each channel is multiplied by and what is added then, [c] each.
 
     Args:
         channels: c.
@@ -310,34 +335,29 @@ class _Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, act: Activation) -> Tensor:
-        if x.device.type == "cpu" and self.groups == x.shape[3]:
-            return self._in_cache(x, act)
-        y = F.group_norm(x.permute(0, 3, 1, 2), self.groups, self.weight, self.bias, _EPSILON)
-        return act(y.permute(0, 2, 3, 1))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        count = x.shape[0] * x.shape[1]
+        mean = self._of_group(x.sum((0, 1)) / count)
+        squares = torch.zeros_like(mean)
+        for part in x.split(frames_at_once(x)):
+            squares += (part - mean).square_().sum((0, 1))
+        gain = self.weight * torch.rsqrt(self._of_group(squares / count) + _EPSILON)
+        return gain, self.bias - mean * gain
 
-    def _in_cache(self, x: Tensor, act: Activation) -> Tensor:
-        """Some frames at a time, which stay in the cache: two thirds of the time of the layers one after the other."""
-        result = torch.empty_like(x)
-        rows = max(1, _CACHED // (x.shape[2] * x.shape[3]))
-        count = x.shape[1] * x.shape[2]
-        for item, target in zip(x, result, strict=True):
-            mean = item.sum((0, 1)) / count
-            squares = torch.zeros_like(mean)
-            for part in item.split(rows):
-                squares += (part - mean).square_().sum((0, 1))
-            gain = self.weight * torch.rsqrt(squares / count + _EPSILON)
-            offset = self.bias - mean * gain
-            for part, place in zip(item.split(rows), target.split(rows), strict=True):
-                place.copy_(act(torch.addcmul(offset, part, gain)))
-        return result
+    def _of_group(self, values: Tensor) -> Tensor:
+        """Each channel's value replaced by the mean of its group's."""
+        grouped = values.view(self.groups, -1)
+        return grouped.mean(1, keepdim=True).expand_as(grouped).reshape(-1)
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation of [b, n, f, c] and the activation after it."""
+    """The same of a batch normalisation."""
 
-    def forward(self, x: Tensor, act: Activation) -> Tensor:  # type: ignore[override]
-        return act(super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        gain = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return gain, self.bias - self.running_mean * gain
 
 
 def _prepared(channels: int, values: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -347,16 +367,13 @@ def _prepared(channels: int, values: Mapping[str, Any]) -> tuple[nn.Module, nn.M
     return norm, _Activation(values["act"])
 
 
-def _ready(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """x after the norm and the activation that `layers` begins with."""
-    ready: Tensor = layers[0](x, layers[1])
-    return ready
-
-
-def _across(layer: nn.Module, x: Tensor, plus: Tensor | None = None) -> Tensor:
-    """A linear layer over frequency."""
-    weight: Any = layer.weight
-    return over_frequency(weight, x, plus=plus)
+def _ready(layers: nn.Sequential, x: Tensor) -> Activation:
+    """The norm and the activation that `layers` begins with, for any frames of x."""
+    scale, act = layers[0](x), layers[1]
+    if scale is None:
+        return act
+    gain, offset = scale
+    return lambda part: act(torch.addcmul(offset, part, gain))
 
 
 def _pointwise(layer: nn.Module, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from unmixcli.errors import CheckpointError
 from unmixcli.models.demucs_blocks import require
 from unmixcli.models.mdx_net_read import GraphWalk, sizes_of
 from unmixcli.models.mdx_protocol import SpectrogramModel, read_signal, rename
-from unmixcli.models.tfc_tdf import convolve, over_frequency
+from unmixcli.models.tfc_tdf import convolve, convolve_into, frames_at_once, narrow_bins, widen_bins_into
 from unmixcli.onnx_read import ONNX_FILE, read_graph
 
 # growth and first width, blocks (both sides and the middle), convolutions in a block, their kernel, bottleneck factor
@@ -32,7 +32,7 @@ _NETWORK: dict[str, Any] = {"g": 48, "L": 11, "l": 3, "k": 3, "bn": 8}
 
 
 class _Block(nn.Module):
-    """TFC-TDF: convolutions, and what two layers over frequency add to them. [b, n, f, c] -> the same.
+    """TFC-TDF: convolutions, and what two layers over frequency add to them. [n, f, c] -> the same, edited.
 
     After each layer over frequency stand a gain and an offset per channel, and a ReLU. The second gain is applied
     before its layer, where there is less to multiply.
@@ -46,10 +46,9 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for convolution in self.tfc:
-            x = convolve(convolution, x).relu_()
-        narrow, wide = self.narrow, self.wide
-        y = over_frequency(narrow.weight, x).mul_(narrow.gain).add_(narrow.offset).relu_()
-        return over_frequency(wide.weight, y.mul_(wide.gain), offset=wide.offset, relu=True, plus=x)
+            convolve_into(x, convolution, x, after=lambda y, place: y.relu_())  # type: ignore[arg-type]
+        y = narrow_bins(self.narrow.weight, x).mul_(self.narrow.gain).add_(self.narrow.offset).relu_()
+        return widen_bins_into(x, self.wide.weight, y.mul_(self.wide.gain), offset=self.wide.offset)
 
 
 class _OverFrequency(nn.Module):
@@ -130,6 +129,9 @@ class MDXNet(SpectrogramModel):
 
     def network(self, x: Tensor) -> Tensor:
         """Spectra as channels, [b, n, f, 4] -> the stem's."""
+        return torch.stack([self._network(item) for item in x])
+
+    def _network(self, x: Tensor) -> Tensor:
         y = convolve(self.first, x).relu_()
         skips = []
         for block, down in zip(self.encoders, self.down, strict=True):
@@ -138,5 +140,14 @@ class MDXNet(SpectrogramModel):
             y = convolve(down, y).relu_()
         y = self.middle(y)
         for block, up in zip(self.decoders, self.up, strict=True):
-            y = block(convolve(up, y).relu_().mul_(skips.pop()))
+            y = block(_scaled(skips.pop(), up, y))
         return convolve(self.final, y)
+
+
+def _scaled(skip: Tensor, up: nn.Module, y: Tensor) -> Tensor:
+    """The skip times the finer grid that `up` makes of y, some frames at a time; the skip is edited."""
+    step = max(1, frames_at_once(skip) // 2)
+    for start in range(0, y.shape[0], step):
+        part = convolve(up, y[start : start + step])
+        skip[2 * start : 2 * start + part.shape[0]] *= part.relu_()
+    return skip
