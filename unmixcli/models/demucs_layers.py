@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from unmixcli.models.demucs_blocks import DConv, group_norm
 from unmixcli.models.onednn import Conv1d, Conv2d
 
-# Numbers that go through a residual block at once on the CPU.
+# Numbers that go through a residual block at once on each thread of the CPU.
 _CACHED = 1 << 18
 
 
@@ -179,7 +179,7 @@ def _by_bins(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     batch, channels, bins, frames = x.shape
     if x.device.type != "cpu":
         return block(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, bins)).transpose(1, 2)
-    few = max(1, _CACHED // (channels * frames))
+    few = max(1, torch.get_num_threads() * _CACHED // (channels * frames))
     result: Tensor | None = None
     for item in range(batch):
         for start in range(0, bins, few):
