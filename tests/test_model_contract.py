@@ -66,6 +66,8 @@ _SPLEETER |= {"conv_n_filters": [2, 2, 3, 3, 4, 4], "instruments": ["vocals", "d
 _XUMX: dict[str, Any] = {"hidden_size": 8, "nb_layers": 2, "in_chan": 256, "window_length": 256, "n_hop": 64}
 _XUMX |= {"max_bin": 90, "wiener_win_len": 10, "sources": ["bass", "drums", "vocals"]}
 
+_WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size": 5, "merge_filter_size": 3}
+
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "open_unmix": [
@@ -165,6 +167,11 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_SPLEETER, ("vocals", "drums", "bass")),
         (_SPLEETER | {"type": "unet.softmax_unet", "F": 128, "mask_extension": "average"}, ("drums",)),
         (_SPLEETER | {"MWF": True}, ("drums", "bass")),
+    ],
+    "wave_unet": [
+        (_WAVE, ("accompaniment", "vocals")),
+        (_WAVE | {"context": True, "output_type": "difference", "upsampling": "learned"}, ("drums", "vocals")),
+        (_WAVE | {"context": True, "mono_downmix": False, "conditioning": "stack"}, ("drums", "vocals")),
     ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],

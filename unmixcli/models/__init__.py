@@ -38,6 +38,7 @@ ARCHITECTURES: dict[str, str] = {
     "mdx23c": "unmixcli.models.mdx23c:MDX23C",
     "onnx_spectrogram": "unmixcli.models.onnx_spectrogram:OnnxSpectrogram",
     "spleeter": "unmixcli.models.spleeter:Spleeter",
+    "wave_unet": "unmixcli.models.wave_unet:WaveUNet",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "harmonic_percussive": "unmixcli.models.harmonic_percussive:HarmonicPercussive",
     "centre_extraction": "unmixcli.models.centre_extraction:CentreExtraction",

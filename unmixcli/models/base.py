@@ -141,11 +141,20 @@ class SeparationModel(torch.nn.Module):
             wanted: some of "waveforms", "spectra" and "projections".
 
         Returns:
-            At least what is wanted and the model has: "waveforms" [B, S, C, T]; "spectra" complex [B, S, C, F, N], laid
-            out as `training_spectra` gives them; "projections" real [B, S, C, F, N], what `training_projections` gives
-            of references.
+            At least what is wanted and the model has: "waveforms" [B, S, C, T], or only the middle of them where a network
+            gives no more; "spectra" complex [B, S, C, F, N], laid out as `training_spectra` gives them; "projections"
+            real [B, S, C, F, N], what `training_projections` gives of references.
         """
         return {"waveforms": self(mixture)}
+
+    def hint(self, references: Tensor) -> None:
+        """Told what is in the next mixtures, in training and when it is validated; nothing is done with it here.
+
+        A network that is told by its user what sounds takes that from here.
+
+        Args:
+            references: [B, S, C, T], silent where they are not known.
+        """
 
     def training_spectra(self, waves: Tensor) -> Tensor | None:
         """The transform the network works in, so that references can be compared with its spectra.

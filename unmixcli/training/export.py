@@ -69,6 +69,8 @@ def result_entry(recipe: Recipe, model: SeparationModel, standing: Standing, pas
             *result.notes,
         ],
     }
+    if not model.covers_mixture and type(model).covers_mixture and len(model.stems) > 1:
+        values["covers_mixture"] = False
     scores = {stem: value for stem, value in (standing.best_values or {}).items() if math.isfinite(value)}
     if scores:
         seconds = recipe.validation.seconds

@@ -75,6 +75,7 @@ class _Pass(nn.Module):
 
     def forward(self, mixture: Tensor, references: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         casting = torch.autocast(mixture.device.type, dtype=self.dtype) if self.dtype else nullcontext()
+        self.model.hint(references)
         with casting:
             outputs = self.model.training_outputs(mixture, self.objective.wanted)
         # losses square, divide and take logarithms: half precision is for the network only

@@ -270,7 +270,11 @@ class Objective:
         if self.stem_weights:
             weights = weights * weights.new_tensor(self.stem_weights)
         scale = weights.sum().clamp_min(1e-6)
-        pairs = {"waveforms": (outputs["waveforms"], references)} if "waveforms" in self.wanted else {}
+        pairs = {}
+        if "waveforms" in self.wanted:
+            waves = outputs["waveforms"]
+            cut = (references.shape[-1] - waves.shape[-1]) // 2  # what stands around the middle is context
+            pairs["waveforms"] = (waves, references[..., cut : cut + waves.shape[-1]])
         if "spectra" in self.wanted:
             pairs["spectra"] = self._own(outputs, "spectra", model.training_spectra(references), model)
         if "projections" in self.wanted:

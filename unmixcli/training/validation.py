@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unmixcli.evaluation.metrics import PLAIN_DELTA, median
 from unmixcli.models.base import SeparationModel
@@ -91,12 +92,19 @@ def measure(
     values = {}
     for number, passage in enumerate(passages):
         mixture, references = passage.read()
+        model.hint(_stacked(references, model.stems))
         source = ArraySource(mixture, passage.sample_rate, passage.name)
         values[passage.name] = _scores(references, mixture, separate_blocks(source, runner, plan, Options()))
         on_progress(Progress("validate", subject, number + 1, len(passages), "passages"))
     # A pipeline that ran segments side by side has told torch to use fewer; training must add up as before.
     torch.set_num_threads(threads)
     return Measured(tuple(model.stems), values)
+
+
+def _stacked(references: Mapping[str, Samples], stems: Sequence[str]) -> Tensor:
+    """[1, S, C, T]; silence where a reference is not known."""
+    some = next(iter(references.values()), np.zeros((1, 1), np.float32))
+    return torch.from_numpy(np.stack([references.get(stem, np.zeros_like(some)) for stem in stems])[None])
 
 
 def measure_mixture(stems: Sequence[str], passages: Sequence[Passage]) -> Measured:
