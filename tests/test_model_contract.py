@@ -68,6 +68,9 @@ _XUMX |= {"max_bin": 90, "wiener_win_len": 10, "sources": ["bass", "drums", "voc
 
 _WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size": 5, "merge_filter_size": 3}
 
+_BANDIT: dict[str, Any] = {"n_bands": 9, "n_sqm_modules": 1, "emb_dim": 8, "rnn_dim": 6, "mlp_dim": 10}
+_BANDIT |= {"n_fft": 256, "hop_length": 64, "stems": ["speech", "music"]}
+
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "open_unmix": [
@@ -157,6 +160,10 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "mel_band_roformer": [
         (_ROFORMER | {"num_bands": 10}, ("vocals",)),
         (_ROFORMER | {"num_bands": 10, "stereo": False, "normalize": True}, ("vocals", "drums")),
+    ],
+    "bandit_v2": [
+        (_BANDIT | {"rnn_type": "GRU"}, ("speech", "music")),
+        (_BANDIT | {"instruments": ["voice", "music"], "bidirectional": False}, ("voice",)),
     ],
     "scnet": [
         (_SCNET | {"sources": ["drums", "vocals"]}, ("drums", "vocals")),

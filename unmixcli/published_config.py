@@ -55,8 +55,10 @@ _AUDIO = {
     "mdx23c": ("sample_rate", "n_fft", "hop_length", "dim_f"),
     "scnet": ("sample_rate",),
     "scnet_masked": ("sample_rate",),
+    "bandit_v2": ("sample_rate",),
 }
 _DEMUCS = ("htdemucs", "hdemucs")
+BANDIT = "Bandit"  # files of BandIt v2 name its class, and have its settings under `kwargs`
 
 # Published name of a stem -> ours. Names are compared in lower case, with "_" for what stands between words.
 CANONICAL = {
@@ -118,7 +120,8 @@ def canonical_stems(names: Sequence[str]) -> list[str]:
 
 def is_published(values: Mapping[str, Any]) -> bool:
     """Whether these are the sections of a published file, and not settings as the registry has them."""
-    return "model" in values and any(isinstance(values.get(name), dict) for name in ("audio", "training", "inference"))
+    named = "model" in values or values.get("cls") == BANDIT
+    return named and any(isinstance(values.get(name), dict) for name in ("audio", "training", "inference"))
 
 
 def flatten(values: Mapping[str, Any], architecture: str | None = None) -> tuple[str, dict[str, Any], list[str]]:
@@ -135,6 +138,8 @@ def flatten(values: Mapping[str, Any], architecture: str | None = None) -> tuple
         RegistryError: the architecture can't be told, or a section isn't what it should be.
     """
     model, kind = _section(values, "model"), values.get("model")
+    if kind is None and values.get("cls") == BANDIT:
+        model, architecture = _section(values, "kwargs"), architecture or "bandit_v2"
     if isinstance(kind, str):  # the section of settings is called like the network
         model = _section(values, kind)
     audio, training, inference = (_section(values, name) for name in ("audio", "training", "inference"))

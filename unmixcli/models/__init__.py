@@ -32,6 +32,7 @@ ARCHITECTURES: dict[str, str] = {
     "bs_roformer": "unmixcli.models.bs_roformer:BSRoformer",
     "mel_band_roformer": "unmixcli.models.mel_band_roformer:MelBandRoformer",
     "vr": "unmixcli.models.vr:VR",
+    "bandit_v2": "unmixcli.models.bandit_v2:BandItV2",
     "scnet": "unmixcli.models.scnet:SCNet",
     "scnet_masked": "unmixcli.models.scnet:SCNetMasked",
     "mdx_net": "unmixcli.models.mdx_net:MDXNet",
