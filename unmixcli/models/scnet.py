@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
+from unmixcli.models import onednn
 from unmixcli.models.base import SeparationModel
 from unmixcli.models.demucs_blocks import FOUR_STEMS, require, without_memory
 from unmixcli.models.spectrogram import OverlapAdd, centre_pad, spectra
@@ -477,7 +478,7 @@ class _DualPath(nn.Module):
     def __init__(self, channels: int, expand: int) -> None:
         super().__init__()
         self.lstm_layers = nn.ModuleList(nn.LSTM(channels, channels * expand, bidirectional=True) for _ in range(2))
-        self.linear_layers = nn.ModuleList(nn.Linear(2 * channels * expand, channels) for _ in range(2))
+        self.linear_layers = nn.ModuleList(onednn.Linear(2 * channels * expand, channels) for _ in range(2))
         self.norm_layers = nn.ModuleList(nn.GroupNorm(1, channels) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
