@@ -71,6 +71,8 @@ _WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size
 _BANDIT: dict[str, Any] = {"n_bands": 9, "n_sqm_modules": 1, "emb_dim": 8, "rnn_dim": 6, "mlp_dim": 10}
 _BANDIT |= {"n_fft": 256, "hop_length": 64, "stems": ["speech", "music"]}
 
+_NMF: dict[str, Any] = {"n_fft": 256, "hop": 64, "atoms": 4, "iterations": 5, "sources": ["vocals", "accompaniment"]}
+
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "open_unmix": [
@@ -180,7 +182,18 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_WAVE | {"context": True, "output_type": "difference", "upsampling": "learned"}, ("drums", "vocals")),
         (_WAVE | {"context": True, "mono_downmix": False, "conditioning": "stack"}, ("drums", "vocals")),
     ],
+    "repet": [({}, ("vocals", "accompaniment"))],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
+    "ft2d": [({}, ("vocals", "accompaniment"))],
+    "rpca": [({}, ("vocals", "accompaniment"))],
+    "nmf": [({"iterations": 10}, ("component_1", "component_2", "component_3", "component_4"))],
+    "nmf_supervised": [
+        (_NMF, ("vocals", "accompaniment")),
+        (_NMF | {"learnt": ["accompaniment"], "beta": 0.0, "channels": 1}, ("vocals",)),
+    ],
+    "ica": [({}, ("source_1", "source_2"))],
+    "pca": [({}, ("source_1", "source_2"))],
+    "spectral_subtraction": [({}, ("clean", "noise"))],
     "harmonic_percussive": [({}, ("drums", "rest"))],
     "centre_extraction": [({}, ("centre", "sides"))],
     "classical_stems": [({}, ("vocals", "drums", "other"))],

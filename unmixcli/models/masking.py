@@ -22,8 +22,8 @@ from unmixcli.spectrum import istft, stft
 MEDIAN_ELEMENTS = 32768
 
 
-class MaskingMethod(SeparationModel):
-    """A separator that masks the mixture's spectrogram.
+class ClassicalMethod(SeparationModel):
+    """A separator without weights.
 
     A subclass names `all_stems` and `defaults` (its configuration: name -> number) and writes `extract`.
 
@@ -51,10 +51,6 @@ class MaskingMethod(SeparationModel):
             )
         self.covers_mixture = set(self.stems) == set(self.all_stems)
         self.sample_rate = int(self.config["sample_rate"])
-        self.n_fft = int(self.config["n_fft"])
-        self.hop = int(self.config["hop"])
-        if self.hop > self.n_fft // 2:
-            raise CheckpointError(f"hop is {self.hop}, expected at most half of n_fft ({self.n_fft}).")
         self.edge = round(self.config["edge_seconds"] * self.sample_rate)
         self.segment_length = round(self.config["segment_seconds"] * self.sample_rate)
         self.overlap = self.config["overlap"]
@@ -65,12 +61,9 @@ class MaskingMethod(SeparationModel):
                 f"segment_seconds is {self.config['segment_seconds']}, expected more than twice edge_seconds "
                 f"({self.config['edge_seconds']})."
             )
-        # Segments start on the grid of frames, so that a segment sees the frames the whole song would give.
-        self.segment_multiple = self.largest_hop()
-        self.edge -= self.edge % self.segment_multiple
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> MaskingMethod:
+    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> ClassicalMethod:
         """Build the method; see the class for `config`."""
         return cls(config, stems)
 
@@ -88,21 +81,9 @@ class MaskingMethod(SeparationModel):
                 raise CheckpointError(f"{cls.__name__}: {name} is {value!r}, expected a number like {default}.")
         return {**cls.defaults, **config}
 
-    def largest_hop(self) -> int:
-        """Samples between frames, of the coarsest grid of frames the method uses."""
-        return self.hop
-
     def extract(self, mixture: Tensor) -> dict[str, Tensor]:
         """All stems but the last of `all_stems`: name -> wave [C, T], from the mixture [C, T]."""
         raise TypeError(f"{type(self).__name__} does not say how it separates")
-
-    def spectrum(self, wave: Tensor) -> Tensor:
-        """[C, T] -> complex [C, F, N], with the settings' frames."""
-        return stft(wave, self.n_fft, self.hop)
-
-    def wave(self, spectrum: Tensor, length: int) -> Tensor:
-        """The inverse of `spectrum`."""
-        return istft(spectrum, self.n_fft, self.hop, length)
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Separate. mixture [B, C, T] -> estimates [B, S, C, T]."""
@@ -114,6 +95,32 @@ class MaskingMethod(SeparationModel):
         if last in self.stems:
             waves[last] = mixture - sum(waves[stem] for stem in found)
         return torch.stack([waves[stem] for stem in self.stems])
+
+
+class MaskingMethod(ClassicalMethod):
+    """A separator that masks the mixture's spectrogram: `n_fft` and `hop` are among its `defaults`."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None, stems: Sequence[str] | None = None) -> None:
+        super().__init__(config, stems)
+        self.n_fft = int(self.config["n_fft"])
+        self.hop = int(self.config["hop"])
+        if self.hop > self.n_fft // 2:
+            raise CheckpointError(f"hop is {self.hop}, expected at most half of n_fft ({self.n_fft}).")
+        # Segments start on the grid of frames, so that a segment sees the frames the whole song would give.
+        self.segment_multiple = self.largest_hop()
+        self.edge -= self.edge % self.segment_multiple
+
+    def largest_hop(self) -> int:
+        """Samples between frames, of the coarsest grid of frames the method uses."""
+        return self.hop
+
+    def spectrum(self, wave: Tensor) -> Tensor:
+        """[C, T] -> complex [C, F, N], with the settings' frames."""
+        return stft(wave, self.n_fft, self.hop)
+
+    def wave(self, spectrum: Tensor, length: int) -> Tensor:
+        """The inverse of `spectrum`."""
+        return istft(spectrum, self.n_fft, self.hop, length)
 
 
 def masked(spectrum: Tensor, mask: Tensor) -> Tensor:
