@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "options", "progress"),
     ("paths", "naming", "entry", "device", "streams"),
     ("spectrum", "audio", "segment", "stems", "models", "postfilters", "shifts", "ensemble", "quantized",
-     "wire", "onnx_read"),
+     "wire", "onnx_read", "crc32c", "tensorflow_bundle"),
     ("registry", "registry_parse", "registry_query", "published_config", "user_models", "download", "fetch", "mirrors", "cache", "checkpoint",
      "checkpoint_read", "unpickle"),
     ("runner", "sinks", "pipeline", "lockstep", "members", "chain", "chain_run", "separator"),
