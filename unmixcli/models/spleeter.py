@@ -79,7 +79,7 @@ class Spleeter(SeparationModel):
     window: Tensor
     edge_padding = "none"
     overlap = 0.0
-    cpu_workers = True  # its convolutions keep a core busy: one thread reaches nine tenths of the peak
+    cpu_workers = True  # a chain of short convolutions, each a few milliseconds: threads would wait for each other
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         super().__init__()
