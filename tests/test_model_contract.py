@@ -183,6 +183,18 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_WAVE | {"context": True, "mono_downmix": False, "conditioning": "stack"}, ("drums", "vocals")),
     ],
     "repet": [({}, ("vocals", "accompaniment"))],
+    "bytesep": [
+        ({"widths": [2, 3, 4, 4, 3, 2], "targets": ["vocals", "accompaniment"]}, ("vocals", "accompaniment")),
+        (
+            {
+                "model_type": "MobileNet_Subbandtime",
+                "widths": [4, 2, 3, 3, 4, 5],
+                "input_channels": 1,
+                "output_channels": 1,
+            },
+            ("vocals",),
+        ),
+    ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "ft2d": [({}, ("vocals", "accompaniment"))],
     "rpca": [({}, ("vocals", "accompaniment"))],

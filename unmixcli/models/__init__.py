@@ -41,6 +41,7 @@ ARCHITECTURES: dict[str, str] = {
     "spleeter": "unmixcli.models.spleeter:Spleeter",
     "wave_unet": "unmixcli.models.wave_unet:WaveUNet",
     "repet": "unmixcli.models.repet:Repet",
+    "bytesep": "unmixcli.models.bytesep:ByteSep",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "ft2d": "unmixcli.models.ft2d:FT2D",
     "rpca": "unmixcli.models.rpca:RPCA",
