@@ -11,6 +11,7 @@ from unmixcli.training.augment import AUGMENTATIONS, Chain, settings_of
 from unmixcli.training.augment_codec import CODECS, codec
 from unmixcli.training.augment_dynamics import bus_compressor, clipper, compressor, limiter
 from unmixcli.training.augment_linear import (
+    balance,
     band_limit,
     biquad,
     channel_swap,
@@ -179,6 +180,19 @@ def test_signs_sides_and_silences() -> None:
     assert all(mute(audio[:2].copy(), generator(seed), sample_rate=RATE, share=1.0).any() for seed in range(20))
 
 
+def test_balance_makes_all_stems_equally_loud() -> None:
+    audio = stems(0.2) * np.array([1, 0.3, 1e-4, 0], np.float32)[:, None, None]
+    even = balance(audio.copy(), generator(), sample_rate=RATE, level_db=-26.0, spread_db=0.0)
+    loud = np.sqrt(np.square(even).mean(axis=(1, 2)))
+    np.testing.assert_allclose(loud[:2], 10 ** (-26 / 20), rtol=1e-4)
+    # what is nearly silent is raised by no more than 20 dB, and silence stays
+    np.testing.assert_allclose(even[2:], 10 * audio[2:], rtol=1e-5)
+    spread = balance(stems(0.2), generator(), sample_rate=RATE, spread_db=3.0)
+    levels = 20 * np.log10(np.sqrt(np.square(spread).mean(axis=(1, 2))))
+    assert np.abs(levels + 20).max() <= 3
+    assert np.ptp(levels) > 0.5
+
+
 def test_circular_shift_turns_each_stem_by_itself() -> None:
     audio = stems(0.2)
     shifted = circular_shift(audio.copy(), generator(), sample_rate=RATE, seam_ms=0)
@@ -187,6 +201,12 @@ def test_circular_shift_turns_each_stem_by_itself() -> None:
         delay = next(d for d in range(old.shape[1]) if np.array_equal(np.roll(old, d, axis=-1), new))
         delays.append(delay)
     assert len(set(delays)) == 4
+    for new, old in zip(
+        circular_shift(audio.copy(), generator(), sample_rate=RATE, seam_ms=0, step=1000), audio, strict=True
+    ):
+        assert any(np.array_equal(np.roll(old, k * 1000, axis=-1), new) for k in range(9))
+    with pytest.raises(ValueError, match="step is 0"):
+        circular_shift(audio, generator(), sample_rate=RATE, step=0)
     steady = np.linspace(0.1, 1, 20000, dtype=np.float32)[None, None].repeat(
         2, axis=1
     )  # jumps from 1 to 0.1 at the seam

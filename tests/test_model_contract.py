@@ -73,6 +73,8 @@ _BANDIT |= {"n_fft": 256, "hop_length": 64, "stems": ["speech", "music"]}
 
 _NMF: dict[str, Any] = {"n_fft": 256, "hop": 64, "atoms": 4, "iterations": 5, "sources": ["vocals", "accompaniment"]}
 
+_FRAMES: dict[str, Any] = {"n_fft": 256, "hop": 64, "sample_rate": 8000}
+
 # architecture -> (config, stems) to build
 SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "open_unmix": [
@@ -194,6 +196,21 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
             },
             ("vocals",),
         ),
+    ],
+    "drnn": [
+        (_FRAMES | {"hidden": 12}, ("accompaniment", "vocals")),
+        (_FRAMES | {"hidden": 12, "variant": "srnn", "context": 5, "mask": "square"}, ("vocals",)),
+        (_FRAMES | {"hidden": 12, "variant": "dnn", "context": 1, "targets": ["drums", "bass", "rest"]}, ("bass",)),
+    ],
+    "gru_masks": [(_FRAMES | {"hidden": 12}, ("accompaniment", "vocals"))],
+    "vpnn": [
+        (_FRAMES | {"hidden": 12}, ("accompaniment", "vocals")),
+        (_FRAMES | {"hidden": 12, "vector": "window", "activation": "relu"}, ("vocals",)),
+    ],
+    "frame_masks": [(_FRAMES, ("vocals", "accompaniment")), (_FRAMES, ("accompaniment",))],
+    "lstm_masks": [
+        (_FRAMES, ("vocals", "accompaniment")),
+        (_FRAMES | {"cell": "gru", "targets": ["drums", "rest"]}, ("drums",)),
     ],
     "repet_sim": [({}, ("vocals", "accompaniment"))],
     "ft2d": [({}, ("vocals", "accompaniment"))],

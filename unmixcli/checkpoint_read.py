@@ -91,7 +91,8 @@ def find_state(content: Any, *, levels: int = 3) -> dict[str, Tensor] | None:
     """The state dict inside a package, at most `levels` deep, or None."""
     if not isinstance(content, Mapping) or levels == 0:
         return None
-    if any(isinstance(value, Tensor) for value in content.values()):
+    # a single number may stand beside the state dict, such as the loss of a package of the homework's networks
+    if any(isinstance(value, Tensor) and value.dim() for value in content.values()):
         found = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         return _without_prefixes(found)
     for key in STATE_KEYS:

@@ -67,6 +67,7 @@ _STRETCH = "unmixcli.training.augment_stretch:"
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "gain": Augmentation(_LINEAR + "gain", "stems"),
+    "balance": Augmentation(_LINEAR + "balance", "stems"),
     "polarity": Augmentation(_LINEAR + "polarity", "stems"),
     "channel_swap": Augmentation(_LINEAR + "channel_swap", "stems"),
     "width": Augmentation(_LINEAR + "width", "stems"),

@@ -30,6 +30,30 @@ def gain(audio: Samples, rng: Rng, *, sample_rate: int, low_db: float = -10.0, h
     return scale(audio, factors)
 
 
+def balance(
+    audio: Samples,
+    rng: Rng,
+    *,
+    sample_rate: int,
+    level_db: float = -20.0,
+    spread_db: float = 3.0,
+    most_db: float = 20.0,
+) -> Samples:
+    """Every stem at one level, so that all are equally loud: mixtures at 0 dB, as the papers on MIR-1K have them.
+
+    Args:
+        level_db: root mean square of a stem, in dBFS.
+        spread_db: at most so much more or less, evenly drawn.
+        most_db: the most that a quiet stem is raised; a silent one stays silent.
+    """
+    check_range("-120", -120.0, "level_db", level_db, -120, 0)
+    check_range("0", 0.0, "spread_db", spread_db, 0, 60)
+    check_range("0", 0.0, "most_db", most_db, 0, 120)
+    wanted = 10 ** ((level_db + rng.uniform(-spread_db, spread_db, audio.shape[:-2])) / 20)
+    loud = np.sqrt(np.mean(np.square(audio), axis=(-2, -1), dtype=np.float64)) if audio.size else np.ones_like(wanted)
+    return scale(audio, np.minimum(wanted / np.maximum(loud, 1e-12), 10 ** (most_db / 20)))
+
+
 def polarity(audio: Samples, rng: Rng, *, sample_rate: int) -> Samples:
     """Every stem upside down, or not."""
     signs = rng.integers(0, 2, audio.shape[:-2]) * 2 - 1
@@ -89,18 +113,24 @@ def mute(audio: Samples, rng: Rng, *, sample_rate: int, share: float = 0.2) -> S
     return scale(audio, ~flat.reshape(audio.shape[:-2]))
 
 
-def circular_shift(audio: Samples, rng: Rng, *, sample_rate: int, seam_ms: float = 5.0) -> Samples:
+def circular_shift(audio: Samples, rng: Rng, *, sample_rate: int, seam_ms: float = 5.0, step: int = 1) -> Samples:
     """Every stem turned round by a delay of its own; the seam is faded on both sides so that it doesn't click.
 
     "Joint Optimization of Masks and Deep Recurrent Neural Networks for Monaural Source Separation" (Huang et al., 2015)
-    shifts one source against the other this way.
+    shifts one source against the other this way, by multiples of 10,000 samples.
+
+    Args:
+        seam_ms: of the fade on each side of the seam.
+        step: delays are multiples of so many samples.
     """
     check_range("0", 0.0, "seam_ms", seam_ms, 0, 1000)
+    if step < 1:
+        raise ValueError(f"step is {step}, expected 1 or more")
     length = audio.shape[-1]
     fade = min(round(seam_ms * sample_rate / 1000), length // 2)
     ramp = np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
     for place in np.ndindex(audio.shape[:-2]):
-        shift = int(rng.integers(length)) if length else 0
+        shift = int(rng.integers(-(-length // step))) * step if length else 0
         if shift == 0:
             continue
         target = audio[place]
