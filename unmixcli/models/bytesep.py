@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
+from unmixcli.models.affine import Affine, channels_last
 from unmixcli.models.base import SeparationModel
 from unmixcli.models.demucs_blocks import require, without_memory
 from unmixcli.models.spectrogram import centre_pad, spectra
@@ -73,7 +74,7 @@ class ByteSep(SeparationModel):
         targets = config.get("targets", self.stems)
         self.covers_mixture = len(stems) == len(targets) > 1
         networks = without_memory(lambda: nn.ModuleDict({f"of_{stem}": _Network(values) for stem in stems}))
-        self.networks = networks._apply(_channels_last)
+        self.networks = networks._apply(channels_last)
         self.register_buffer("window", torch.hann_window(_SIZE), persistent=False)
 
     @classmethod
@@ -121,7 +122,7 @@ class _Network(nn.Module):
         units = 4 if kind == _RES else 2
         self.split = nn.Conv1d(1, _BANDS, _TAPS, _BANDS, bias=False)
         self.join = nn.Conv1d(_BANDS, _BANDS, _TAPS // _BANDS, bias=False)
-        self.norm = _Affine(_SIZE // 2 + 1)
+        self.norm = Affine(_SIZE // 2 + 1)
         before = (channels * _BANDS, *widths[:-1])
         self.down = nn.ModuleList(_chain(kind, a, b, units) for a, b in zip(before, widths, strict=True))
         self.middle = _chain(kind, widths[-1], widths[-1], 4 * units if kind == _RES else units)
@@ -173,22 +174,6 @@ class _Network(nn.Module):
         return self.last(self.after(x))[:, :, :frames]
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-class _Affine(nn.Module):
-    """A batch normalisation in evaluation mode: a scale and an offset per channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
-        self.offset = nn.Parameter(torch.zeros(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.offset, x, self.scale)
-
-
 class _Unit(nn.Module):
     """Normalisation and convolutions with activations before each, added to what comes in.
 
@@ -197,7 +182,7 @@ class _Unit(nn.Module):
 
     def __init__(self, kind: str, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.norm = _Affine(inputs)
+        self.norm = Affine(inputs)
         if kind == _RES:
             layers = [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)]
         else:
@@ -225,7 +210,7 @@ class _Raise(nn.Module):
 
     def __init__(self, kind: str, inputs: int, outputs: int, factor: tuple[int, int], units: int) -> None:
         super().__init__()
-        self.norm = _Affine(inputs)
+        self.norm = Affine(inputs)
         self.learned = kind == _RES
         self.factor = factor
         self.layer = (

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
+from unmixcli.models.affine import Affine, channels_last
 from unmixcli.models.base import SeparationModel
 from unmixcli.models.demucs_blocks import require, without_memory
 from unmixcli.models.spectrogram import OverlapAdd, frame_count, spectra
@@ -96,7 +97,7 @@ class Spleeter(SeparationModel):
         # masks of only some instruments leave the rest over; above F the published ones leave everything over
         self.covers_mixture = len(self.stems) == len(self.instruments)
         networks = without_memory(lambda: nn.ModuleList(_UNet(self.values) for _ in self.instruments))
-        self.networks = networks._apply(_channels_last)
+        self.networks = networks._apply(channels_last)
         self.register_buffer("window", torch.hann_window(self._size), persistent=False)
 
     @classmethod
@@ -178,22 +179,6 @@ class Spleeter(SeparationModel):
         return masks.mul_(x)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-class _Affine(nn.Module):
-    """A batch normalisation in evaluation mode: a scale and an offset per channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
-        self.offset = nn.Parameter(torch.zeros(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.offset, x, self.scale)
-
-
 class _UNet(nn.Module):
     """The network of one instrument, [b, c, n, f] -> logits [b, c, n, f].
 
@@ -207,11 +192,11 @@ class _UNet(nn.Module):
         up = down[-2:0:-1]
         inputs = (down[-1], *(2 * width for width in up))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 5, 2) for a, b in pairwise(down))
-        self.down_norms = nn.ModuleList(_Affine(width) for width in down[1:-1])
+        self.down_norms = nn.ModuleList(Affine(width) for width in down[1:-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 5, 2, padding=1) for a, b in zip(inputs[:-1], up, strict=True))
-        self.up_norms = nn.ModuleList(_Affine(width) for width in up)
+        self.up_norms = nn.ModuleList(Affine(width) for width in up)
         self.expand = nn.Conv2d(inputs[-1], 4, 3, padding=1)
-        self.expand_norm = _Affine(4)
+        self.expand_norm = Affine(4)
         self.final = nn.Conv2d(4, 4 * _CHANNELS, 5, padding=2)
         self._down_activation = _ACTIVATIONS[values["conv_activation"]]
         self._up_activation = _ACTIVATIONS[values["deconv_activation"]]
