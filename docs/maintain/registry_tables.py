@@ -89,6 +89,10 @@ NAMES = {
     "UVR-BVE-4B_SN-44100-1.pth": "vr_bve",
     "model_drumsep.th": "hdemucs_drumsep",
     "model_vocals_htdemucs_sdr_8.78.ckpt": "htdemucs_vocals",
+    "resunet143_subbtandtime_vocals_8.7dB_500k_steps_v2.pth": "resunet143_vocals",
+    "resunet143_subbtandtime_accompaniment_16.4dB_500k_steps_v2.pth": "resunet143_accompaniment",
+    "mobilenet_subbtandtime_vocals_7.2dB_500k_steps_v2.pth": "mobilenet_vocals",
+    "mobilenet_subbtandtime_accompaniment_14.6dB_500k_steps_v2.pth": "mobilenet_accompaniment",
 }
 
 # Further names that people know these files by.
@@ -243,6 +247,8 @@ DEMUCS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
 # file -> architecture, config, stems, where the settings were read
 _ELU: dict[str, Any] = {"conv_activation": "ELU", "deconv_activation": "ELU"}
 _DEEZER = "configs of github.com/deezer/spleeter"
+_BYTEDANCE: dict[str, Any] = {"sample_rate": 44100, "input_channels": 2, "output_channels": 2}
+_BYTESEP = "scripts of github.com/bytedance/music_source_separation"
 OTHERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     "2stems.tar.gz": (
         "spleeter", {"instruments": ["vocals", "accompaniment"]}, ("vocals", "accompaniment"), _DEEZER,
@@ -261,6 +267,18 @@ OTHERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     "5stems.tar.gz": (
         "spleeter", {"instruments": ["vocals", "piano", "drums", "bass", "other"], "type": "unet.softmax_unet", **_ELU},
         ("vocals", "piano", "drums", "bass", "other"), _DEEZER,
+    ),
+    "resunet143_subbtandtime_vocals_8.7dB_500k_steps_v2.pth": (
+        "bytesep", {"model_type": "ResUNet143_Subbandtime", **_BYTEDANCE, "targets": ["vocals"]}, ("vocals",), _BYTESEP,
+    ),
+    "resunet143_subbtandtime_accompaniment_16.4dB_500k_steps_v2.pth": (
+        "bytesep", {"model_type": "ResUNet143_Subbandtime", **_BYTEDANCE, "targets": ["accompaniment"]}, ("accompaniment",), _BYTESEP,
+    ),
+    "mobilenet_subbtandtime_vocals_7.2dB_500k_steps_v2.pth": (
+        "bytesep", {"model_type": "MobileNet_Subbandtime", **_BYTEDANCE, "targets": ["vocals"]}, ("vocals",), _BYTESEP,
+    ),
+    "mobilenet_subbtandtime_accompaniment_14.6dB_500k_steps_v2.pth": (
+        "bytesep", {"model_type": "MobileNet_Subbandtime", **_BYTEDANCE, "targets": ["accompaniment"]}, ("accompaniment",), _BYTESEP,
     ),
 }  # fmt: skip
 
