@@ -272,13 +272,15 @@ OTHERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
         "bytesep", {"model_type": "ResUNet143_Subbandtime", **_BYTEDANCE, "targets": ["vocals"]}, ("vocals",), _BYTESEP,
     ),
     "resunet143_subbtandtime_accompaniment_16.4dB_500k_steps_v2.pth": (
-        "bytesep", {"model_type": "ResUNet143_Subbandtime", **_BYTEDANCE, "targets": ["accompaniment"]}, ("accompaniment",), _BYTESEP,
+        "bytesep", {"model_type": "ResUNet143_Subbandtime", **_BYTEDANCE, "targets": ["accompaniment"]},
+        ("accompaniment",), _BYTESEP,
     ),
     "mobilenet_subbtandtime_vocals_7.2dB_500k_steps_v2.pth": (
         "bytesep", {"model_type": "MobileNet_Subbandtime", **_BYTEDANCE, "targets": ["vocals"]}, ("vocals",), _BYTESEP,
     ),
     "mobilenet_subbtandtime_accompaniment_14.6dB_500k_steps_v2.pth": (
-        "bytesep", {"model_type": "MobileNet_Subbandtime", **_BYTEDANCE, "targets": ["accompaniment"]}, ("accompaniment",), _BYTESEP,
+        "bytesep", {"model_type": "MobileNet_Subbandtime", **_BYTEDANCE, "targets": ["accompaniment"]},
+        ("accompaniment",), _BYTESEP,
     ),
 }  # fmt: skip
 
