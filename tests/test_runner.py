@@ -41,6 +41,9 @@ class Pretending(Runner):
     def _moved(self, mixture: Tensor) -> Tensor:
         return mixture
 
+    def _measured(self, mixture: Tensor) -> tuple[tuple[int, int], Tensor]:
+        return (1, 0), self._in_batches(mixture)  # no memory to speak of
+
 
 def run(room: int, batch_size: int, mixture: Tensor) -> tuple[Tensor, Small, list[str]]:
     model, said = Small(room), list[str]()
@@ -74,6 +77,27 @@ def test_out_of_memory_goes_down_the_ladder_and_the_result_stays(
         assert sum(part in message for message in said) >= 1, said
     assert len(said) == len(set(said))
     assert ("the CPU" in " ".join(said)) == (model.on == "cpu")
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, 1), (1000, 1), (5100, 3), (10**9, 8)])
+def test_batches_on_cuda_are_as_large_as_the_free_memory_holds(free: int, expected: int) -> None:
+    class Measuring(Pretending):
+        def _measured(self, mixture: Tensor) -> tuple[tuple[int, int], Tensor]:
+            return (1000 * len(mixture), free), self._in_batches(mixture)
+
+    model = Small(10**9)
+    mixture = torch.randn(1, 2, 40 * model.segment_length)
+    grid = make_grid(length=model.segment_length, edge=model.edge, overlap=0)
+    runner = Measuring(model, torch.device("cuda:0"))
+    found = torch.cat([estimate for _, estimate in runner.run(cut([mixture], grid), 1)], dim=-1)
+    assert [count for count, _ in model.calls[:3]] == [1, expected, expected]
+    chosen = Pretending(Small(10**9), torch.device("cuda:0"), batch_size=2)
+    list(chosen.run(cut([mixture], grid), 1))
+    assert chosen.batch_size == 2
+    one = torch.cat(
+        [estimate for _, estimate in Runner(Halves(), torch.device("cpu")).run(cut([mixture], grid), 1)], -1
+    )
+    torch.testing.assert_close(found, one, atol=1e-6, rtol=0)
 
 
 def test_no_smaller_segments_for_a_model_of_fixed_length(mixture: Tensor) -> None:

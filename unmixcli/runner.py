@@ -24,6 +24,11 @@ from unmixcli.options import Precision
 from unmixcli.segment import Segment
 from unmixcli.streams import ordered_map
 
+# Of a CUDA device's free memory, what a batch may take by the measure of the first segment; and the most segments that
+# one gains from.
+_SHARE = 0.6
+_LARGEST_BATCH = 8
+
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -34,7 +39,8 @@ class Runner:
         model: in evaluation mode; it is moved to `device`.
         device: where to compute.
         precision: "auto" and "fp32" are float32; "fp16" and "bf16" are autocast.
-        batch_size: segments per forward pass, 0 for the model's own number.
+        batch_size: segments per forward pass, 0 for the model's own number, or on CUDA as many as the free memory
+            holds by what the first one took.
         tell: called with one sentence whenever the plan changes.
     """
 
@@ -52,6 +58,7 @@ class Runner:
         self.dtype = _DTYPES.get(precision)
         self.batch_size = batch_size or max(1, model.max_batch)
         self.tell = tell
+        self._measures = batch_size == 0 and device.type == "cuda"  # the first forward pass, to size batches by it
         self._split = 0  # how often a segment is halved
         self._cpu_model: SeparationModel | None = None
         self._said: set[str] = set()
@@ -147,7 +154,21 @@ class Runner:
                 self._step_down(mixture)
 
     def _in_batches(self, mixture: Tensor) -> Tensor:
+        if self._measures:
+            self._measures = False
+            (taken, free), estimates = self._measured(mixture)
+            self.batch_size = max(1, min(_LARGEST_BATCH, int(_SHARE * free / max(1, taken)) * len(mixture)))
+            return estimates
         return _joined([self._in_pieces(part, self._split) for part in mixture.split(self.batch_size)])
+
+    def _measured(self, mixture: Tensor) -> tuple[tuple[int, int], Tensor]:
+        """Bytes that a forward pass took and that are free after it, and its estimates."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        estimates = self._in_batches(mixture)
+        taken = torch.cuda.max_memory_allocated(self.device) - before
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return (taken, torch.cuda.mem_get_info(self.device)[0] + kept), estimates
 
     def _in_pieces(self, mixture: Tensor, splits: int) -> Tensor:
         """Halve the segment `splits` times, each half with the model's edge as context."""
@@ -193,7 +214,9 @@ class Runner:
             return estimates.float()
 
     def _moved(self, mixture: Tensor) -> Tensor:
-        return mixture.to(self.device)
+        if self.device.type != "cuda":
+            return mixture.to(self.device)
+        return mixture.pin_memory().to(self.device, non_blocking=True)  # copied while earlier work still runs
 
     def _on_cpu(self) -> SeparationModel:
         if self._cpu_model is None:
