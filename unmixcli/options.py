@@ -12,7 +12,7 @@ Quality = Literal["fast", "balanced", "best"]
 Format = Literal["wav", "flac", "mp3", "m4a", "alac", "ogg", "opus", "aiff", "stem.mp4"]
 BitDepth = Literal["16", "24", "32f"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-PostFilter = Literal["none", "softmask", "wiener", "em"]
+PostFilter = Literal["none", "softmask", "logit", "wiener", "em"]
 Clipping = Literal["scale", "clamp"]
 Combine = Literal["avg", "median", "min_fft", "max_fft", "avg_fft"]
 
@@ -41,6 +41,8 @@ class Options:
         quality: with model "auto", the preset to take.
         stems: stems to give; empty: all of the model's.
         minus: stems to leave out; the mixture without them is given as one stem, `no_NAME`.
+        labels: instruments that play, for models that are told so: they are what is given, unless `stems` or `minus`
+            says otherwise; empty: all that the model knows.
         output: folder for the results, or "-" for standard output; None: `separated` in the current folder.
         template: path of each result inside `output`; fields {track} {stem} {model} {artist} {title} {album} {ext}.
         format: container and codec; None: wav ("-" as well).
@@ -77,6 +79,7 @@ class Options:
     quality: Quality = "balanced"
     stems: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     output: str | None = None
     template: str = "{track}/{stem}"
     format: Format | None = None
@@ -107,7 +110,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("stems", "minus"):
+        for name in ("stems", "minus", "labels"):
             object.__setattr__(self, name, _names(getattr(self, name)))
         object.__setattr__(self, "weights", _weights(self.weights))
         for name, choices in _CHOICES.items():

@@ -88,6 +88,7 @@ ROWS: tuple[Row, ...] = (
     Row("stems", ("-s", "--stems"), WHAT, "Only these stems. Also: accompaniment, no_NAME, rest, residual.",
         {"metavar": "A,B"}),
     Row("minus", ("--minus",), WHAT, "The mixture without these stems, as one result.", {"metavar": "A,B"}),
+    Row("labels", ("--labels",), WHAT, "Of models that are told which instruments play: these do.", {"metavar": "A,B"}),
     Row("start", ("--from",), WHAT, "Write nothing before this time: 90, 1:30 or 1:02:03.5. An excerpt equals the same "
         "part of the full result.", {"type": Seconds()}),
     Row("end", ("--to",), WHAT, "Write nothing from this time on.", {"type": Seconds()}),
@@ -107,7 +108,8 @@ ROWS: tuple[Row, ...] = (
         "settings.", {"is_flag": True}),
     Row("residual", ("--residual",), HOW, "What to do with what no stem holds: spread it evenly, ignore it, write it "
         "to a file of its own (file), or add:STEM.", {"metavar": "spread|ignore|file|add:STEM"}),
-    Row("postfilter", ("--postfilter",), HOW, "Filter the estimates of any model.", _one_of(PostFilter)),
+    Row("postfilter", ("--postfilter",), HOW, "Filter the estimates of any model. logit sharpens masks; take "
+        "--residual ignore with it.", _one_of(PostFilter)),
     Row("iterations", ("--iterations",), HOW, "Of the post-filter, or of the filter inside the model.",
         {"type": int, "metavar": "N"}),
     Row("residual_model", ("--residual-model",), HOW, "Give the post-filter one more source for what no stem explains.",

@@ -76,6 +76,13 @@ def _words(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> 
     metavar="FILE",
     help="Write a box plot of the first metric (png, pdf or svg; needs the extra: plot).",
 )
+@click.option(
+    "--spectrograms",
+    "pictures",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Draw mixture, stems and masks of every track, system and oracle there (needs the extra: plot).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, not the table.")
 @click.option(
     "-j",
@@ -90,7 +97,7 @@ def _words(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> 
 def evaluate(
     references: str, estimates: tuple[str, ...], metrics: tuple[str, ...], stems: tuple[str, ...],
     oracles: tuple[str, ...], published: tuple[str, ...], per_track: bool, csv_path: Path | None,
-    plot_path: Path | None, as_json: bool, jobs: int,
+    plot_path: Path | None, pictures: Path | None, as_json: bool, jobs: int,
 ) -> None:  # fmt: skip
     """Score stems against the true ones.
 
@@ -112,7 +119,10 @@ def evaluate(
 
         check_plot(plot_path)
     shown = published_scores(published)
-    result = run(references, estimates, metrics=metrics, stems=stems, oracles=oracles, jobs=jobs, on_progress=_told)
+    result = run(
+        references, estimates, metrics=metrics, stems=stems, oracles=oracles, jobs=jobs, pictures=pictures,
+        on_progress=_told,
+    )  # fmt: skip
     for note in result.notes:
         _terminal.note(f"note: {note}")
     if as_json:

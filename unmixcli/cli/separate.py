@@ -30,9 +30,11 @@ PIPE = "-"
 @click.command(cls=SectionCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @separation_options()
+@click.option("--plot", is_flag=True, help="Draw mixture, stems and masks as spectrograms, in a picture beside the "
+              "stems (needs the extra: plot).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event on standard output.")
 @_terminal.verbosity_options
-def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
+def separate(inputs: tuple[str, ...], plot: bool, as_json: bool, **values: Any) -> None:
     """Separate files and folders into stems.
 
     INPUT is an audio or video file, a folder (with all that lies in it), or - for standard input. A second run of the
@@ -41,6 +43,8 @@ def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
     options = to_options(values)
     to_pipe = options.output == PIPE
     check_pipes(inputs, options, as_json)
+    if plot:
+        _check_plot(options)
     if to_pipe and options.format in (None, "wav") and options.bit_depth is None:
         options = replace(options, bit_depth="32f")
     with contextlib.ExitStack() as stack:
@@ -66,6 +70,8 @@ def separate(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
         else:
             view.summary(summary)
             complete = summary.complete
+            if plot:
+                complete = _draw(plan, separator, as_json=as_json) and complete
             if to_pipe and complete:
                 pour(next(iter(plan.jobs[0].targets.values())))
     click.get_current_context().exit(0 if complete else 1)
@@ -169,6 +175,41 @@ def _run(plan: Plan, separator: Separator, view: View, stack: contextlib.ExitSta
                 sys.stderr.flush()
             os._exit(130)
         click.get_current_context().exit(130)
+
+
+def _check_plot(options: Options) -> None:
+    if options.output == PIPE or options.format == "stem.mp4":
+        raise click.UsageError("--plot draws stems that are files of their own: not with -o - or --format stem.mp4.")
+    from unmixcli.evaluation.plot import check_plot
+
+    check_plot(Path("spectrograms.png"))
+
+
+def _draw(plan: Plan, separator: Separator, *, as_json: bool) -> bool:
+    """A picture for every input whose stems are complete, also those of an earlier run; False if one can't be."""
+    from unmixcli.errors import UnmixError
+    from unmixcli.evaluation.spectrograms import draw_files
+
+    options, drawn = separator.options, True
+    for job in plan.jobs:
+        if not all(path.is_file() for path in job.targets.values()):
+            continue
+        folder = Path(os.path.commonpath([path.parent for path in job.targets.values()]))
+        # Stems in a folder of their own need no more than that; in a common one the track's name tells them apart.
+        apart = all(path.parent.name == job.source.track for path in job.targets.values())
+        target = folder / ("spectrograms.png" if apart else f"{job.source.track} spectrograms.png")
+        try:
+            draw_files(
+                target, job.source.path, job.targets, track=options.track, start=options.start or 0.0, end=options.end,
+                title=f"{job.source.name} · {separator.entry.name}",
+            )  # fmt: skip
+        except UnmixError as error:
+            _terminal.error(f"{target}: {error}", error.hint)
+            drawn = False
+            continue
+        if not as_json:
+            _terminal.result(str(target))
+    return drawn
 
 
 def pour(path: Path) -> None:

@@ -26,10 +26,15 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise OptionError(f"the plot {path.name!r} should end in one of {', '.join(PLOT_SUFFIXES)}.")
-    _matplotlib()
+    matplotlib_or_error()
 
 
-def _matplotlib() -> Any:
+def matplotlib_or_error() -> Any:
+    """matplotlib with its figures, which need no window.
+
+    Raises:
+        OptionError: it is not installed.
+    """
     try:
         import matplotlib.figure
     except ImportError:
@@ -51,7 +56,7 @@ def box_plot(path: Path, evaluation: Evaluation, published: Sequence[Published] 
     """
     check_plot(path)
     family = evaluation.families[0]
-    figure = _matplotlib().figure.Figure(
+    figure = matplotlib_or_error().figure.Figure(
         figsize=(
             max(6.0, 1.2 + 0.45 * len(evaluation.stems) * (len(evaluation.systems) + 1)),
             3.2 * len(family.columns),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ def evaluate(
     stems: Sequence[str] = (),
     oracles: Sequence[str] = (),
     jobs: int = 1,
+    pictures: str | os.PathLike[str] | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Evaluation:
     """Score systems on all tracks of a folder.
@@ -100,6 +102,7 @@ def evaluate(
         stems: only these; empty for all that references and estimates share.
         oracles: pseudo-systems of `oracles.ORACLES`.
         jobs: tracks worked on at the same time; each needs the memory of one.
+        pictures: folder that gets spectrograms (see `spectrograms.py`): TRACK/SYSTEM.png, and TRACK/references.png.
         on_progress: told of each track that is done, in tracks.
 
     Returns:
@@ -107,8 +110,13 @@ def evaluate(
 
     Raises:
         InputError: a folder without audio.
-        OptionError: an unknown metric, stem or oracle, nothing to score, or two systems of one name.
+        OptionError: an unknown metric, stem or oracle, nothing to score, two systems of one name, or pictures without
+            matplotlib.
     """
+    if pictures is not None:
+        from unmixcli.evaluation.plot import check_plot
+
+        check_plot(Path("references.png"))
     families = choose_families(metrics)
     wanted = tuple(dict.fromkeys(stem_name(stem) for stem in stems if stem.strip()))
     pseudo = tuple(dict.fromkeys(oracle_name(name) for name in oracles))
@@ -124,7 +132,11 @@ def evaluate(
     result = Evaluation(families, (*(system.name for system in systems), *pseudo))
     result.problems += _missing(tracks, systems, wanted, result.notes)
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        runs = [pool.submit(_Track(name, tracks[name], families, wanted).run, systems, pseudo) for name in tracks]
+        folders = {name: None if pictures is None else Path(pictures, name) for name in tracks}
+        runs = [
+            pool.submit(_Track(name, tracks[name], families, wanted, folders[name]).run, systems, pseudo)
+            for name in tracks
+        ]
         try:
             for done, (name, run) in enumerate(zip(tracks, runs, strict=True), start=1):
                 scores, problems, notes = run.result()
@@ -218,8 +230,11 @@ def _missing(
 class _Track:
     """One track: its references are read once and serve all systems."""
 
-    def __init__(self, name: str, places: Stems, families: Sequence[Family], wanted: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, places: Stems, families: Sequence[Family], wanted: Sequence[str], pictures: Path | None
+    ) -> None:
         self.name = name
+        self.pictures = pictures
         self.places = places
         self.families = families
         self.wanted = wanted
@@ -236,18 +251,35 @@ class _Track:
             except UnmixError as error:
                 self.problems.append(f"{self.name}: {error}")
                 return self.scores, self.problems, self.notes
+            self._draw("references", dict(zip(self.scene.stems, self.scene.references.signals, strict=True)))
             others = False  # somebody gives an accompaniment to compare with
             for system in concerned:
                 estimates = self._read(system)
                 others = others or ACCOMPANIMENT in estimates
                 self._score(system.name, estimates)
+                self._draw(system.name, estimates)
             for oracle in oracles:
                 blocks = oracle_blocks(oracle, self.scene.mixture, self.scene.references.signals)
                 made = dict(zip(self.scene.stems, collect(blocks, len(self.scene.stems)), strict=True))
                 if self._composite and (ACCOMPANIMENT in self.wanted or others):
                     made[ACCOMPANIMENT] = total([made[stem] for stem in self._accompanying])
                 self._score(oracle, made)
+                self._draw(oracle, made)
         return self.scores, self.problems, self.notes
+
+    def _draw(self, system: str, signals: Mapping[str, Signal]) -> None:
+        """Spectrograms, if they are wanted."""
+        if self.pictures is None or not signals:
+            return
+        from unmixcli.evaluation.spectrograms import draw_signals
+
+        name = re.sub(r"[^\w.+-]", "_", system)  # a system may be called by its path
+        try:
+            draw_signals(
+                self.pictures / f"{name}.png", self.scene.mixture, signals, self.rate, title=f"{self.name} · {system}"
+            )
+        except UnmixError as error:
+            self.problems.append(f"{system}, {self.name}: {error}")
 
     def _prepare(self) -> None:
         recordings = {stem: read(self.places[stem]) for stem in _ordered(self.places)}

@@ -18,6 +18,7 @@ from unmixcli.errors import OptionError
 
 POSTFILTERS: dict[str, str] = {
     "softmask": "unmixcli.postfilters.softmask:softmask",
+    "logit": "unmixcli.postfilters.logit:logit",
     "wiener": "unmixcli.postfilters.wiener:wiener",
     "em": "unmixcli.postfilters.em:em",
 }
