@@ -66,6 +66,8 @@ _SPLEETER |= {"conv_n_filters": [2, 2, 3, 3, 4, 4], "instruments": ["vocals", "d
 _XUMX: dict[str, Any] = {"hidden_size": 8, "nb_layers": 2, "in_chan": 256, "window_length": 256, "n_hop": 64}
 _XUMX |= {"max_bin": 90, "wiener_win_len": 10, "sources": ["bass", "drums", "vocals"]}
 
+_META: dict[str, Any] = {"N": 8, "B": 8, "H": 8, "E_1": 4, "E_2": 3, "layers": 2, "stack": 1, "num_mels": 2}
+_WAVE_PYTORCH: dict[str, Any] = {"features": 8, "levels": 3, "strides": 2, "output_size": 0.1}
 _WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size": 5, "merge_filter_size": 3}
 
 _BANDIT: dict[str, Any] = {"n_bands": 9, "n_sqm_modules": 1, "emb_dim": 8, "rnn_dim": 6, "mlp_dim": 10}
@@ -178,6 +180,14 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_SPLEETER, ("vocals", "drums", "bass")),
         (_SPLEETER | {"type": "unet.softmax_unet", "F": 128, "mask_extension": "average"}, ("drums",)),
         (_SPLEETER | {"MWF": True}, ("drums", "bass")),
+    ],
+    "meta_tasnet": [
+        (_META | {"stages_num": 1}, ("drums", "bass", "other", "vocals")),
+        (_META | {"independent_params": True, "stages_num": 2}, ("vocals",)),
+    ],
+    "wave_unet_pytorch": [
+        (_WAVE_PYTORCH, ("drums", "vocals")),
+        (_WAVE_PYTORCH | {"separate": 0, "res": "learned", "channels": 1}, ("vocals",)),
     ],
     "wave_unet": [
         (_WAVE, ("accompaniment", "vocals")),

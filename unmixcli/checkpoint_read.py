@@ -29,7 +29,7 @@ from unmixcli.errors import CheckpointError
 from unmixcli.onnx_read import ONNX_FILE, describe, is_onnx, read_graph
 from unmixcli.quantized import is_quantized, number_tensors
 from unmixcli.tensorflow_bundle import find_index, is_index, read_archive, read_beside
-from unmixcli.unpickle import ITEM_SIZES, Name, StorageRef, TensorRef, read_pickle
+from unmixcli.unpickle import ITEM_SIZES, Inert, Name, StorageRef, TensorRef, read_pickle
 
 # Where published checkpoints keep their state dict, in the order we look.
 STATE_KEYS = ("state", "state_dict", "model_state_dict", "model")
@@ -121,7 +121,8 @@ def find_settings(content: Any) -> dict[str, Any]:
     Returns:
         {"class": its full name, "args": [...], "kwargs": {...}} with fractions as text ("39/5"), or nothing where there
         is no such package. An argument that JSON can't hold is left out of `kwargs` and None in `args`. Of an ONNX file
-        {"onnx": what `onnx_read.describe` tells of its graph}.
+        {"onnx": what `onnx_read.describe` tells of its graph}. Arguments of a command line that stand in the file
+        (`argparse.Namespace`) are those of Meta-TasNet, the only one published so.
     """
     if isinstance(content, Mapping) and isinstance(content.get(ONNX_FILE), Tensor):
         return {"onnx": describe(read_graph(content[ONNX_FILE].numpy().data))}
@@ -132,6 +133,8 @@ def find_settings(content: Any) -> dict[str, Any]:
         name, args, kwargs = f"asteroid.{content['model_name']}", (), content.get("model_args", {})
     elif isinstance(content.get("klass"), Name):
         name, args, kwargs = content["klass"].name, content.get("args", ()), content.get("kwargs", {})
+    elif _is_namespace(content.get("args")) and "stages_num" in content["args"].state[0]:
+        name, args, kwargs = "meta_tasnet.MultiTasNet", (), content["args"].state[0]
     else:
         return {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
@@ -142,6 +145,15 @@ def find_settings(content: Any) -> dict[str, Any]:
         "args": [_plain(value) for value in args],
         "kwargs": {key: value for key, value in named.items() if value is not None or kwargs[key] is None},
     }
+
+
+def _is_namespace(value: Any) -> bool:
+    return (
+        isinstance(value, Inert)
+        and value.name == "argparse.Namespace"
+        and len(value.state) == 1
+        and isinstance(value.state[0], Mapping)
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
     PYTHONPATH=CHECKOUT python tests/references/record_wave_unet.py    # writes wave_unet.npz beside this file
 
-Needs `tensorflow-cpu==2.15.1`, whose `compat.v1` stands in for TensorFlow 1, and a checkout of the repository. The weights
+Needs `tensorflow-cpu==2.15.1`, whose `compat.v1` stands in for TensorFlow 1, and a checkout of the repository. Weights
 are random; the files that hold them are TensorFlow's own, with the optimiser's variables. The tests need neither.
 """
 

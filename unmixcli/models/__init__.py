@@ -40,6 +40,8 @@ ARCHITECTURES: dict[str, str] = {
     "onnx_spectrogram": "unmixcli.models.onnx_spectrogram:OnnxSpectrogram",
     "spleeter": "unmixcli.models.spleeter:Spleeter",
     "wave_unet": "unmixcli.models.wave_unet:WaveUNet",
+    "wave_unet_pytorch": "unmixcli.models.wave_unet_pytorch:WaveUNetPytorch",
+    "meta_tasnet": "unmixcli.models.meta_tasnet:MetaTasNet",
     "repet": "unmixcli.models.repet:Repet",
     "bytesep": "unmixcli.models.bytesep:ByteSep",
     "drnn": "unmixcli.models.drnn:DRNN",
@@ -74,6 +76,7 @@ PACKAGE_CLASSES: dict[str, str] = {
     "demucs.tasnet.ConvTasNet": "conv_tasnet",
     "demucs.tasnet.ConvTasNet (version 1)": "conv_tasnet",
     "asteroid.XUMX": "x_umx",
+    "meta_tasnet.MultiTasNet": "meta_tasnet",
 }
 
 

@@ -101,6 +101,11 @@ class SeparationModel(torch.nn.Module):
         return tuple(parts)
 
     @classmethod
+    def known_labels(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of which a user may say that they sound, as `labels` in the config; empty: there are none."""
+        return ()
+
+    @classmethod
     def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Published tensors, per part, as this module's state dict.
 
@@ -141,9 +146,9 @@ class SeparationModel(torch.nn.Module):
             wanted: some of "waveforms", "spectra" and "projections".
 
         Returns:
-            At least what is wanted and the model has: "waveforms" [B, S, C, T], or only the middle of them where a network
-            gives no more; "spectra" complex [B, S, C, F, N], laid out as `training_spectra` gives them; "projections"
-            real [B, S, C, F, N], what `training_projections` gives of references.
+            At least what is wanted and the model has: "waveforms" [B, S, C, T], or their middle where a network gives
+            only that; "spectra" complex [B, S, C, F, N], laid out as `training_spectra` gives them; "projections" real
+            [B, S, C, F, N], what `training_projections` gives of references.
         """
         return {"waveforms": self(mixture)}
 
@@ -155,6 +160,11 @@ class SeparationModel(torch.nn.Module):
         Args:
             references: [B, S, C, T], silent where they are not known.
         """
+
+    def own_loss(self) -> Tensor | None:
+        """What the network adds to the recipe's losses for the last `training_outputs`, a number with gradients; None:
+        nothing."""
+        return None
 
     def training_spectra(self, waves: Tensor) -> Tensor | None:
         """The transform the network works in, so that references can be compared with its spectra.

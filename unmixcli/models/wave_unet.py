@@ -7,8 +7,8 @@ arXiv:1806.03185): all variants of the paper (M1 to M7, M5-HighSR), checked agai
 U-Nets U7 and U7a of the same paper.
 
 With `context` a network gives fewer samples than it hears: (n - m) g + m of (n + 2k - 3) g - k + 2, where n are the
-samples at its bottom, g = 2^levels, k and m the lengths of its kernels: 16 389 of 147 443 as published. It treats inputs
-alike that are g samples apart, so used parts that begin at multiples of g (`segment_multiple`) are those of the whole
+samples at its bottom, g = 2^levels, k and m the lengths of its kernels: 16 389 of 147 443 as published. Samples that
+are g apart are treated alike, so used parts that begin at multiples of g (`segment_multiple`) are those of the whole
 track at once, whatever their length: there is nothing to cross-fade, and a segment may be far longer than the published
 one, most of which was context. The published program sets pieces of 16 389 samples side by side, each on its own grid.
 
@@ -97,6 +97,13 @@ class WaveUNet(SeparationModel):
         name the outputs of the weights (default: the stems asked), and `conditioning`, `place` and `labels` of
         `wave_unet_labels`."""
         return cls(config, stems)
+
+    @classmethod
+    def known_labels(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `SeparationModel`."""
+        if config.get("conditioning", "none") == "none":
+            return ()
+        return _sources(config, ())
 
     @classmethod
     def convert_state(cls, config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -80,7 +80,9 @@ class _Pass(nn.Module):
             outputs = self.model.training_outputs(mixture, self.objective.wanted)
         # losses square, divide and take logarithms: half precision is for the network only
         outputs = {name: value if value.is_complex() else value.float() for name, value in outputs.items()}
-        return self.objective(outputs, references, known, self.model, mixture)
+        total, parts = self.objective(outputs, references, known, self.model, mixture)
+        own = self.model.own_loss()
+        return total if own is None else total + own, parts
 
 
 class Trainer:
