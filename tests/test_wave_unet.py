@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import tensorflow_writer as writer
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unmixcli.checkpoint import build_model
 from unmixcli.checkpoint_read import read_state
 from unmixcli.entry import ModelEntry
-from unmixcli.errors import CheckpointError
+from unmixcli.errors import CheckpointError, OptionError
 from unmixcli.models.wave_unet import WaveUNet
 from unmixcli.models.wave_unet_labels import CONDITIONINGS, PLACES
 from unmixcli.models.wave_unet_weights import to_tensorflow
@@ -24,9 +25,10 @@ from unmixcli.options import Options
 from unmixcli.pipeline import separate_blocks
 from unmixcli.registry_parse import parse_entry
 from unmixcli.runner import Runner
-from unmixcli.separator import ArraySource
+from unmixcli.separator import ArraySource, Separator
 from unmixcli.stems import plan_stems
 from unmixcli.training.losses import Loss, Objective
+from unmixcli.user_models import add_model
 
 RECORDED = Path(__file__).parent / "references" / "wave_unet.npz"
 NAMES = ("m1", "m1-learned", "m2", "m3", "m5", "m6", "direct")
@@ -357,3 +359,34 @@ def test_many_instruments_need_not_cover_the_mixture() -> None:
     assert not model.covers_mixture
     values = {"architecture": "wave_unet", "stems": URMP, "sample_rate": 22050, "channels": 1, "covers_mixture": False}
     assert parse_entry({"name": "expanded", "config": M3, **values}, where="test").covers_mixture is False
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A conditioned network of the user's, whose first stem is louder with every label."""
+    config = {**SMALL, "context": True, "conditioning": "multiplicative", "place": "after"}
+    model = network(config, FOUR)
+    assert model.condition is not None
+    model.condition.gain.data.zero_()
+    save_file(model.state_dict(), tmp_path / "told.safetensors")
+    entry = {"architecture": "wave_unet", "config": config, "stems": FOUR, "sample_rate": 22050, "channels": 1}
+    (tmp_path / "told.json").write_text(json.dumps({**entry, "covers_mixture": False}))
+    return add_model([str(tmp_path / "told.safetensors")], config=tmp_path / "told.json").entry.name
+
+
+def test_the_command_line_says_what_plays(told: str) -> None:
+    wave = np.random.default_rng(0).standard_normal((1, 9000)).astype(np.float32) * 0.1
+    found = Separator(told, labels=("drums", "vocals")).separate(wave, sample_rate=22050).stems
+    assert list(found) == ["drums", "vocals"]
+    every = Separator(told).separate(wave, sample_rate=22050).stems
+    assert set(every) == {*FOUR, "rest"}
+    other = Separator(told, labels="bass", stems="drums").separate(wave, sample_rate=22050).stems
+    assert list(other) == ["drums"]
+    assert np.abs(other["drums"] - found["drums"]).max() > 1e-3
+
+
+def test_labels_that_cant_be(told: str) -> None:
+    with pytest.raises(OptionError, match="knows no harp; the instruments that it knows: bass, drums, other, vocals"):
+        Separator(told, labels=("harp", "drums"))
+    with pytest.raises(OptionError, match="unmix_small can't be told what plays"):
+        Separator("unmix_small", labels=("drums",))

@@ -94,8 +94,12 @@ def line_up_entries(entries: Sequence[ModelEntry], options: Options) -> Lineup:
     """Decide what each of these models computes; `options.model` doesn't matter.
 
     Raises:
-        OptionError: a stem that they can't give, or weights that don't fit.
+        OptionError: a stem that they can't give, weights that don't fit, or labels that they don't know.
     """
+    if options.labels:
+        entries = [_labelled(entry, options.labels) for entry in entries]
+        if not options.minus:  # what is said to play is what is wanted
+            options = replace(options, stems=options.stems or options.labels)
     if len(entries) > 1:
         return _ensemble(entries, options)
     if options.weights:
@@ -103,6 +107,21 @@ def line_up_entries(entries: Sequence[ModelEntry], options: Options) -> Lineup:
             f"there are weights, but {entries[0].name} is one model.", hint="--model a+b combines several models."
         )
     return _single(entries[0], options)
+
+
+def _labelled(entry: ModelEntry, labels: Sequence[str]) -> ModelEntry:
+    """An entry whose model is told which instruments play."""
+    config = {"source_names": entry.stems, **entry.config}
+    known = architecture_class(entry.architecture).known_labels(config)
+    if not known:
+        raise OptionError(
+            f"labels are {', '.join(labels)}, but {entry.name} can't be told what plays.", hint="leave --labels out."
+        )
+    if unknown := [label for label in labels if label not in known]:
+        raise OptionError(
+            f"{entry.name} knows no {', '.join(unknown)}; the instruments that it knows: {', '.join(known)}."
+        )
+    return replace(entry, config={**entry.config, "labels": list(labels)})
 
 
 def named_entries(text: str, registry: Registry) -> list[ModelEntry]:

@@ -105,7 +105,7 @@ class _Section(SectionOption):
     type=click.Choice(_FORMATS, case_sensitive=False),
     help="Format of the results (default: as the input). For a video: the sound alone.",
 )
-@separation_options("stems", "minus", "template", "output", "format")
+@separation_options("stems", "minus", "labels", "template", "output", "format")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event on standard output.")
 @_terminal.verbosity_options
 def karaoke(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
