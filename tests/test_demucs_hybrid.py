@@ -169,7 +169,7 @@ def test_registry_entries_of_the_family() -> None:
     for entry in load_registry(user=False).entries:
         if entry.architecture not in ("htdemucs", "hdemucs"):
             continue
-        assert entry.licence.commercial_ok is False
+        assert not entry.licence.commercial_ok
         assert entry.licence.spdx is None
         for file in entry.files:
             assert file.sha256 is not None
