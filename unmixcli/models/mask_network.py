@@ -79,8 +79,8 @@ class MaskNetwork(SeparationModel):
         self.logits_per_bin = len(self.targets) * self.channels
         # Frames lie on the track's grid, and what a sample depends on lies within the edge: frames around it, those
         # that their masks depend on, and the samples of these.
-        self.level = self.settings.get("level", 0)
-        context += self.level
+        self.level_frames = self.settings.get("level", 0)
+        context += self.level_frames
         grid = multiple * self.hop
         self.segment_multiple = grid
         self.edge = -(-(context * self.hop + self.n_fft) // grid) * grid
@@ -148,15 +148,15 @@ class MaskNetwork(SeparationModel):
     def _features(self, x: Tensor) -> Tensor:
         """[b, c, f, n] complex -> [b, k, f, n]."""
         loud = (torch.cat([self._turned(x, 1), x], 1) if self.channels == 2 else x).abs()
-        if self.level:
+        if self.level_frames:
             loud = loud * self._gain(loud[:, -self.channels :])
         return (loud + _FLOOR).log()
 
     def _gain(self, magnitudes: Tensor) -> Tensor:
         """What brings the surroundings of each frame to one level. [b, c, f, n] -> [b, 1, 1, n]."""
         energy = magnitudes.square().sum((1, 2))[:, None]
-        span = 2 * self.level + 1
-        around = F.avg_pool1d(energy, span, stride=1, padding=self.level, count_include_pad=False)
+        span = 2 * self.level_frames + 1
+        around = F.avg_pool1d(energy, span, stride=1, padding=self.level_frames, count_include_pad=False)
         # Parseval: half the spectrum of a Hann window, whose mean square is 3/8
         rms = (around / (self.channels * 0.375 * self.n_fft * self.n_fft / 2)).sqrt()
         return (_LEVEL / rms.clamp_min(_LEVEL / _MOST))[:, :, None]
