@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,12 @@ class Run:
         return {stem: np.concatenate([block[stem] for block in blocks], axis=-1) for stem in stems}
 
 
+def through_the_program(name: str) -> Callable[[Audio, int], Mapping[str, Audio]]:
+    """How a model of the registry separates [1, T] at a rate."""
+    separator = Separator(name)
+    return lambda mixture, rate: separator.separate(mixture, sample_rate=rate).stems
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -89,10 +95,9 @@ def main() -> None:
     clips = sorted(path for path in options.folder.iterdir() if path.suffix in (".wav", ".flac", ".ogg"))
     if options.first:
         clips = clips[:: max(1, len(clips) // options.first)][: options.first]
-    systems = {str(folder): Run(folder).separate for folder in options.run}
-    for name in options.model:
-        separator = Separator(name)
-        systems[name] = lambda mixture, rate, separator=separator: separator.separate(mixture, sample_rate=rate).stems
+    systems: dict[str, Callable[[Audio, int], Mapping[str, Audio]]] = {}
+    systems |= {str(folder): Run(folder).separate for folder in options.run}
+    systems |= {name: through_the_program(name) for name in options.model}
     print(f"{len(clips)} clips\n")
     print("| system | stem | GNSDR | GSIR | GSAR | NSDR from | to |\n|---|---|---|---|---|---|---|")
     for name, separate in systems.items():
