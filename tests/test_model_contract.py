@@ -66,14 +66,14 @@ _SPLEETER |= {"conv_n_filters": [2, 2, 3, 3, 4, 4], "instruments": ["vocals", "d
 _XUMX: dict[str, Any] = {"hidden_size": 8, "nb_layers": 2, "in_chan": 256, "window_length": 256, "n_hop": 64}
 _XUMX |= {"max_bin": 90, "wiener_win_len": 10, "sources": ["bass", "drums", "vocals"]}
 
-_META: dict[str, Any] = {"N": 8, "B": 8, "H": 8, "E_1": 4, "E_2": 3, "layers": 2, "stack": 1, "num_mels": 2}
-_WAVE_PYTORCH: dict[str, Any] = {"features": 8, "levels": 3, "strides": 2, "output_size": 0.1}
-_WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size": 5, "merge_filter_size": 3}
+_NMF: dict[str, Any] = {"n_fft": 256, "hop": 64, "atoms": 4, "iterations": 5, "sources": ["vocals", "accompaniment"]}
 
 _BANDIT: dict[str, Any] = {"n_bands": 9, "n_sqm_modules": 1, "emb_dim": 8, "rnn_dim": 6, "mlp_dim": 10}
 _BANDIT |= {"n_fft": 256, "hop_length": 64, "stems": ["speech", "music"]}
 
-_NMF: dict[str, Any] = {"n_fft": 256, "hop": 64, "atoms": 4, "iterations": 5, "sources": ["vocals", "accompaniment"]}
+_META: dict[str, Any] = {"N": 8, "B": 8, "H": 8, "E_1": 4, "E_2": 3, "layers": 2, "stack": 1, "num_mels": 2}
+_WAVE_PYTORCH: dict[str, Any] = {"features": 8, "levels": 3, "strides": 2, "output_size": 0.1}
+_WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size": 5, "merge_filter_size": 3}
 
 _FRAMES: dict[str, Any] = {"n_fft": 256, "hop": 64, "sample_rate": 8000}
 
@@ -181,6 +181,7 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_SPLEETER | {"type": "unet.softmax_unet", "F": 128, "mask_extension": "average"}, ("drums",)),
         (_SPLEETER | {"MWF": True}, ("drums", "bass")),
     ],
+    "repet": [({}, ("vocals", "accompaniment"))],
     "meta_tasnet": [
         (_META | {"stages_num": 1}, ("drums", "bass", "other", "vocals")),
         (_META | {"independent_params": True, "stages_num": 2}, ("vocals",)),
@@ -194,7 +195,6 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_WAVE | {"context": True, "output_type": "difference", "upsampling": "learned"}, ("drums", "vocals")),
         (_WAVE | {"context": True, "mono_downmix": False, "conditioning": "stack"}, ("drums", "vocals")),
     ],
-    "repet": [({}, ("vocals", "accompaniment"))],
     "bytesep": [
         ({"widths": [2, 3, 4, 4, 3, 2], "targets": ["vocals", "accompaniment"]}, ("vocals", "accompaniment")),
         (

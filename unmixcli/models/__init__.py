@@ -42,13 +42,13 @@ ARCHITECTURES: dict[str, str] = {
     "wave_unet": "unmixcli.models.wave_unet:WaveUNet",
     "wave_unet_pytorch": "unmixcli.models.wave_unet_pytorch:WaveUNetPytorch",
     "meta_tasnet": "unmixcli.models.meta_tasnet:MetaTasNet",
-    "repet": "unmixcli.models.repet:Repet",
-    "bytesep": "unmixcli.models.bytesep:ByteSep",
     "drnn": "unmixcli.models.drnn:DRNN",
     "gru_masks": "unmixcli.models.gru_masks:GRUMasks",
     "vpnn": "unmixcli.models.vpnn:VPNN",
     "frame_masks": "unmixcli.models.frame_masks:FrameMasks",
     "lstm_masks": "unmixcli.models.frame_masks:LSTMMasks",
+    "repet": "unmixcli.models.repet:Repet",
+    "bytesep": "unmixcli.models.bytesep:ByteSep",
     "repet_sim": "unmixcli.models.repet_sim:RepetSim",
     "ft2d": "unmixcli.models.ft2d:FT2D",
     "rpca": "unmixcli.models.rpca:RPCA",
@@ -64,7 +64,10 @@ ARCHITECTURES: dict[str, str] = {
 
 # Architectures whose forward pass takes blocks of tens of MiB, again and again the same ones: the command line keeps
 # what they free for the next segment (`cli/_memory.py`).
-LARGE_BLOCKS = frozenset({"demucs", "demucs_v1", "demucs_v2", "conv_tasnet", "demucs_bag", "hdemucs", "htdemucs"})
+LARGE_BLOCKS = frozenset({
+    "demucs", "demucs_v1", "demucs_v2", "conv_tasnet", "demucs_bag", "hdemucs", "htdemucs", "mdx_net", "mdx23c", "scnet",
+    "scnet_masked", "spleeter", "vr", "bytesep",
+})  # fmt: skip
 
 # Class that a published package names -> the architecture here, for weights whose entry nobody wrote yet.
 PACKAGE_CLASSES: dict[str, str] = {

@@ -71,6 +71,7 @@ class BandItV2(SeparationModel):
     """See the module."""
 
     channels = 1
+    cpu_workers = True  # a recurrent step is too small to be shared between threads, as in Open-Unmix
     window: Tensor
     shares: Tensor
     band_split: nn.ModuleDict
