@@ -65,8 +65,8 @@ ARCHITECTURES: dict[str, str] = {
 # Architectures whose forward pass takes blocks of tens of MiB, again and again the same ones: the command line keeps
 # what they free for the next segment (`cli/_memory.py`).
 LARGE_BLOCKS = frozenset({
-    "demucs", "demucs_v1", "demucs_v2", "conv_tasnet", "demucs_bag", "hdemucs", "htdemucs", "mdx_net", "mdx23c", "scnet",
-    "scnet_masked", "spleeter", "vr", "bytesep",
+    "demucs", "demucs_v1", "demucs_v2", "conv_tasnet", "demucs_bag", "hdemucs", "htdemucs", "mdx_net", "mdx23c",
+    "scnet", "scnet_masked", "spleeter", "vr", "bytesep",
 })  # fmt: skip
 
 # Class that a published package names -> the architecture here, for weights whose entry nobody wrote yet.
