@@ -71,7 +71,7 @@ class BandItV2(SeparationModel):
     """See the module."""
 
     channels = 1
-    cpu_workers = True  # a recurrent step is too small to be shared between threads, as in Open-Unmix
+    cpu_workers = True  # torch runs a GRU step by step in small products, which two threads share badly
     window: Tensor
     shares: Tensor
     band_split: nn.ModuleDict

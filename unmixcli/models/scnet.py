@@ -193,7 +193,6 @@ class SCNet(SeparationModel):
     """See the module."""
 
     architecture: ClassVar[str] = "scnet"
-    cpu_workers = True  # a recurrent step is too small to be shared between threads, as in Open-Unmix
     window: Tensor
     encoder: nn.ModuleList
     decoder: nn.ModuleList
