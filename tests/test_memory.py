@@ -66,7 +66,9 @@ def test_training_keeps_what_it_frees() -> None:
     [
         ("htdemucs", "balanced", True),
         ("umxhq", "balanced", False),
-        ("umxhq+htdemucs_ft*2", "balanced", True),
+        ("umxhq+htdemucs_ft", "balanced", True),
+        ("umxhq/vocals/htdemucs", "balanced", True),
+        ("umxhq/htdemucs/umx", "balanced", False),
         ("auto", "best", True),
         ("auto", "fast", False),
         ("nobody knows it", "balanced", False),

@@ -22,10 +22,10 @@ from unmixcli.checkpoint import licence_words
 from unmixcli.download import can_download
 from unmixcli.entry import ModelEntry, Preset
 from unmixcli.errors import OptionError, UnmixError
-from unmixcli.members import Lineup, covers_mixture, joint_licence, line_up, line_up_entries, named_entries
+from unmixcli.members import Lineup, covers_mixture, joint_licence, line_up, line_up_entries
 from unmixcli.options import Options
 from unmixcli.progress import ProgressCallback, ignore_progress
-from unmixcli.registry import Registry, load_registry
+from unmixcli.registry import Registry, load_registry, named_entries
 from unmixcli.stems import MIXTURE, RESIDUAL, Output, StemPlan, plan_stems
 
 JOINT = "/"

@@ -13,15 +13,13 @@ from typing import Any
 from unmixcli.checkpoint import choose_model, load_model
 from unmixcli.ensemble import Casting, Combination, Voice, cast_voices
 from unmixcli.entry import Licence, ModelEntry
-from unmixcli.errors import OptionError, UnknownModelError
+from unmixcli.errors import OptionError
 from unmixcli.models import architecture_class
 from unmixcli.models.base import SeparationModel
 from unmixcli.options import Options
 from unmixcli.progress import ProgressCallback, ignore_progress
-from unmixcli.registry import Registry, load_registry
+from unmixcli.registry import JOINT, load_registry, named_entries
 from unmixcli.stems import StemPlan, plan_stems
-
-JOINT = "+"
 
 
 @dataclass(frozen=True)
@@ -122,34 +120,6 @@ def _labelled(entry: ModelEntry, labels: Sequence[str]) -> ModelEntry:
             f"{entry.name} knows no {', '.join(unknown)}; the instruments that it knows: {', '.join(known)}."
         )
     return replace(entry, config={**entry.config, "labels": list(labels)})
-
-
-def named_entries(text: str, registry: Registry) -> list[ModelEntry]:
-    """The entries of "a" or "a+b".
-
-    Raises:
-        UnknownModelError, OptionError: one isn't there, or is there twice.
-    """
-    return [registry.get(name) for name in _names(text, registry)]
-
-
-def _names(text: str, registry: Registry) -> list[str]:
-    """The names in "a+b". An alias may have a "+" of its own."""
-    if JOINT not in text:
-        return [text]
-    try:
-        return [registry.get(text).name]
-    except UnknownModelError:
-        names = [name.strip() for name in text.split(JOINT)]
-    if "auto" in names or "" in names:
-        raise OptionError(
-            f"model is {text!r}, expected names of models between each +.", hint="`unmix models list` shows all."
-        )
-    found = [registry.get(name).name for name in names]
-    twice = next((name for name in found if found.count(name) > 1), None)
-    if twice is not None:
-        raise OptionError(f"model is {text!r}, with {twice} twice.", hint="--weights says how much each counts.")
-    return found
 
 
 def _single(entry: ModelEntry, options: Options) -> Lineup:

@@ -29,9 +29,12 @@ __all__ = [
     "Step",
     "can_give",
     "load_registry",
+    "named_entries",
 ]
 
 logger = logging.getLogger(__name__)
+
+JOINT = "+"  # between the models of an ensemble
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,34 @@ class Registry:
         """Name of the model that "auto" means, or None if no preset gives these stems."""
         preset = self.preset(stems, quality)
         return preset.model if preset else None
+
+
+def named_entries(text: str, registry: Registry) -> list[ModelEntry]:
+    """The entries of "a" or "a+b".
+
+    Raises:
+        UnknownModelError, OptionError: one isn't there, or is there twice.
+    """
+    return [registry.get(name) for name in _names(text, registry)]
+
+
+def _names(text: str, registry: Registry) -> list[str]:
+    """The names in "a+b". An alias may have a "+" of its own."""
+    if JOINT not in text:
+        return [text]
+    try:
+        return [registry.get(text).name]
+    except UnknownModelError:
+        names = [name.strip() for name in text.split(JOINT)]
+    if "auto" in names or "" in names:
+        raise OptionError(
+            f"model is {text!r}, expected names of models between each +.", hint="`unmix models list` shows all."
+        )
+    found = [registry.get(name).name for name in names]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"model is {text!r}, with {twice} twice.", hint="--weights says how much each counts.")
+    return found
 
 
 def can_give(model_stems: Sequence[str], asked: Sequence[str]) -> bool:

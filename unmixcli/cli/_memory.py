@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unmixcli.errors import UnmixError
 from unmixcli.models import LARGE_BLOCKS
-from unmixcli.registry import load_registry
+from unmixcli.registry import load_registry, named_entries
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD = -1
@@ -33,14 +33,14 @@ def prepare_memory(model: str, stems: Iterable[str] = (), quality: str = "balanc
     """Choose between the two for a separation. Call it before torch is imported.
 
     Args:
-        model: what `--model` says: a name, several joined by "+", or "auto".
+        model: what `--model` says: a name, several ("a+b"), such with stems between them ("a/vocals/b"), or "auto".
         stems, quality: what "auto" goes by.
     """
     registry = load_registry()
     preset = registry.preset(tuple(stems), quality) if model == "auto" else None
-    names = [preset.model] if preset else [part.split("*")[0].strip() for part in model.split("+")]
+    names = [preset.model] if preset else [word.strip() for word in model.split("/")[::2]]
     with contextlib.suppress(UnmixError):  # an unknown model is told of when it is loaded
-        if any(registry.get(name).architecture in LARGE_BLOCKS for name in names):
+        if any(entry.architecture in LARGE_BLOCKS for name in names for entry in named_entries(name, registry)):
             keep_freed_memory()
             return
     keep_memory_level()
