@@ -31,15 +31,11 @@ _DIAGONAL = -100.0  # a frame does not attend itself
 
 
 class LayerScale(nn.Module):
-    """A learned gain per channel, [b, c, t] or, with `last`, [b, t, c]."""
+    """A learned gain per channel. Who has one applies it where the input is added, in one pass."""
 
-    def __init__(self, channels: int, *, last: bool = False) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.last = last
         self.scale = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (self.scale if self.last else self.scale[:, None])
 
 
 class BLSTM(nn.Module):
@@ -139,10 +135,12 @@ class DConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            assert isinstance(layer, nn.Sequential)
-            gain = layer[-1].scale
-            assert isinstance(gain, Tensor)
-            x = torch.addcmul(x, layer[:-1](x), gain[:, None])
+            *block, gain = layer.children()
+            assert isinstance(gain, LayerScale)
+            y = x
+            for part in block:
+                y = part(y)
+            x = torch.addcmul(x, y, gain.scale[:, None])
         return x
 
 
@@ -224,16 +222,18 @@ def seconds(architecture: str, name: str, value: Any) -> Fraction:
     return number
 
 
-def read_sources(architecture: str, config: Mapping[str, Any], stems: Iterable[str]) -> tuple[str, ...]:
-    """All outputs of the network, in its order: the config's `sources`, or else the stems asked for.
+def read_sources(
+    architecture: str, config: Mapping[str, Any], stems: Iterable[str], *, key: str = "sources"
+) -> tuple[str, ...]:
+    """All outputs of the network, in its order: the config's `sources` (or `key`), or else the stems asked for.
 
     Raises:
         CheckpointError: a stem that isn't among them.
     """
     stems = tuple(stems)
-    sources = config.get("sources", stems)
+    sources = config.get(key, stems)
     if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(name, str) for name in sources):
-        raise CheckpointError(f"{architecture}'s sources are {sources!r}, expected a list of names.")
+        raise CheckpointError(f"{architecture}'s {key} are {sources!r}, expected a list of names.")
     if missing := [stem for stem in stems if stem not in sources]:
         raise CheckpointError(f"these weights have no stem {', '.join(missing)}; they give {', '.join(sources)}.")
     return tuple(sources)

@@ -103,8 +103,8 @@ class _Layer(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.norm2 = nn.LayerNorm(channels)
         self.norm_out: nn.Module = _TokenNorm(channels) if s.norm_out else nn.Identity()
-        self.gamma_1 = LayerScale(channels, last=True)
-        self.gamma_2 = LayerScale(channels, last=True)
+        self.gamma_1 = LayerScale(channels)
+        self.gamma_2 = LayerScale(channels)
 
     def _fed(self, x: Tensor, normed: Tensor) -> Tensor:
         """x with the feed-forward part of `normed` added."""

@@ -10,7 +10,7 @@ Elsewhere (other devices and types, autocast, training, a build without oneDNN) 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -139,11 +139,7 @@ def _plain(layer: nn.Conv1d | nn.Conv2d) -> bool:
 
 def _convolved(layer: nn.Conv1d | nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
     """[b, i, h, w] -> [b, o, h', w'] with a layer's settings, which may be those of one dimension."""
-    row = (0, 1, 1)[: 3 if len(layer.kernel_size) == 1 else 0]  # padding, stride, dilation of the axis that is missing
-
-    def both(values: Sequence[int], missing: int) -> list[int]:
-        return [*row[missing : missing + 1], *values]
-
-    padding = both(cast("tuple[int, ...]", layer.padding), 0)
-    stride, dilation = both(layer.stride, 1), both(layer.dilation, 2)
+    padding, stride, dilation = cast("tuple[int, ...]", layer.padding), layer.stride, layer.dilation
+    if len(stride) == 1:  # the axis that is missing
+        padding, stride, dilation = (0, *padding), (1, *stride), (1, *dilation)
     return torch.mkldnn_convolution(x, weight, layer.bias, padding, stride, dilation, layer.groups)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import require
+from unmixcli.models.demucs_blocks import read_sources, require
 from unmixcli.models.onednn import Conv1d
 
 NAME = "wave_unet_pytorch"
@@ -62,7 +62,7 @@ class WaveUNetPytorch(SeparationModel):
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         super().__init__()
         self.values = values = _read(config)
-        self.instruments = _instruments(config, stems)
+        self.instruments = read_sources(NAME, config, stems, key="instruments")
         self.stems = tuple(stems)
         self.sample_rate, self.channels = values["sr"], values["channels"]
         self.covers_mixture = len(self.stems) == len(self.instruments)
@@ -309,12 +309,3 @@ def _read(config: Mapping[str, Any]) -> dict[str, Any]:
         ),
     )  # fmt: skip
     return values
-
-
-def _instruments(config: Mapping[str, Any], stems: Sequence[str]) -> tuple[str, ...]:
-    names = config.get("instruments", stems)
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{NAME}'s instruments are {names!r}, expected a list of names.")
-    if missing := [stem for stem in stems if stem not in names]:
-        raise CheckpointError(f"these weights have no stem {', '.join(missing)}; they give {', '.join(names)}.")
-    return tuple(names)
