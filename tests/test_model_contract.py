@@ -71,6 +71,8 @@ _NMF: dict[str, Any] = {"n_fft": 256, "hop": 64, "atoms": 4, "iterations": 5, "s
 _BANDIT: dict[str, Any] = {"n_bands": 9, "n_sqm_modules": 1, "emb_dim": 8, "rnn_dim": 6, "mlp_dim": 10}
 _BANDIT |= {"n_fft": 256, "hop_length": 64, "stems": ["speech", "music"]}
 
+_APOLLO: dict[str, Any] = {"sr": 8000, "feature_dim": 16, "layer": 1}
+
 _META: dict[str, Any] = {"N": 8, "B": 8, "H": 8, "E_1": 4, "E_2": 3, "layers": 2, "stack": 1, "num_mels": 2}
 _WAVE_PYTORCH: dict[str, Any] = {"features": 8, "levels": 3, "strides": 2, "output_size": 0.1}
 _WAVE: dict[str, Any] = {"num_layers": 3, "num_initial_filters": 4, "filter_size": 5, "merge_filter_size": 3}
@@ -171,6 +173,7 @@ SMALL: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (_BANDIT | {"rnn_type": "GRU"}, ("speech", "music")),
         (_BANDIT | {"instruments": ["voice", "music"], "bidirectional": False}, ("voice",)),
     ],
+    "apollo": [(_APOLLO, ("restored",)), (_APOLLO | {"sr": 11000, "layer": 2, "normalize": True}, ("restored",))],
     "scnet": [
         (_SCNET | {"sources": ["drums", "vocals"]}, ("drums", "vocals")),
         (_SCNET | {"dims": [2, 8, 12], "audio_channels": 1, "instruments": ["drums", "vocals"]}, ("vocals",)),

@@ -22,7 +22,7 @@ from unmixcli.checkpoint import licence_words
 from unmixcli.download import can_download
 from unmixcli.entry import ModelEntry, Preset
 from unmixcli.errors import OptionError, UnmixError
-from unmixcli.members import Lineup, covers_mixture, joint_licence, line_up, line_up_entries
+from unmixcli.members import Lineup, covers_mixture, joint_licence, line_up, line_up_entries, restores
 from unmixcli.options import Options
 from unmixcli.progress import ProgressCallback, ignore_progress
 from unmixcli.registry import Registry, load_registry, named_entries
@@ -231,7 +231,7 @@ def _tracks_of(links: Sequence[_Link], options: Options) -> tuple[_Tracks, bool]
     for number, link in enumerate(links):
         plain = replace(_own_options(options, link.entries, links), stems=(), minus=(), residual="spread")
         whole = line_up_entries(link.entries, plain)
-        stems, covers = whole.entry.stems, covers_mixture(whole.entry)
+        stems, covers = whole.entry.stems, covers_mixture(whole.entry) or restores(link.entries)
         if link.hears is None:
             tracks.origin.update((stem, (0, stem)) for stem in stems)
             covered = covers

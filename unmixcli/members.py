@@ -98,6 +98,7 @@ def line_up_entries(entries: Sequence[ModelEntry], options: Options) -> Lineup:
         entries = [_labelled(entry, options.labels) for entry in entries]
         if not options.minus:  # what is said to play is what is wanted
             options = replace(options, stems=options.stems or options.labels)
+    _check_restoring(entries, options)
     if len(entries) > 1:
         return _ensemble(entries, options)
     if options.weights:
@@ -105,6 +106,28 @@ def line_up_entries(entries: Sequence[ModelEntry], options: Options) -> Lineup:
             f"there are weights, but {entries[0].name} is one model.", hint="--model a+b combines several models."
         )
     return _single(entries[0], options)
+
+
+def restores(entries: Sequence[ModelEntry]) -> bool:
+    """Models that give what they hear, repaired: they leave over nothing that anybody wants to hear."""
+    return all(architecture_class(entry.architecture).restores for entry in entries)
+
+
+def _check_restoring(entries: Sequence[ModelEntry], options: Options) -> None:
+    restoring = [entry for entry in entries if restores([entry])]
+    if restoring and len(restoring) < len(entries):
+        name, stem = restoring[0].name, restoring[0].stems[0]
+        others = "+".join(entry.name for entry in entries if entry not in restoring)
+        raise OptionError(
+            f"{name} restores what it hears and the others separate it, so there is nothing to combine.",
+            hint=f"--model {name}/{stem}/{others} restores first and separates then.",
+        )
+    if restoring and options.postfilter != "none":
+        raise OptionError(
+            f"postfilter is {options.postfilter!r}, but {restoring[0].name} restores what it hears: a filter of the "
+            "damaged mixture would undo that.",
+            hint="leave --postfilter out.",
+        )
 
 
 def _labelled(entry: ModelEntry, labels: Sequence[str]) -> ModelEntry:
@@ -129,7 +152,7 @@ def _single(entry: ModelEntry, options: Options) -> Lineup:
         return set(_parts(entry, overrides, stems))
 
     def plan(all_for_free: bool) -> StemPlan:
-        return _plan(entry.stems, covers_mixture(entry), options, all_for_free)
+        return _plan(entry.stems, covers_mixture(entry), options, all_for_free, rest=not restores([entry]))
 
     first = plan(False)
     final = plan(cost(first.compute) == cost(entry.stems))
@@ -149,7 +172,7 @@ def _ensemble(entries: Sequence[ModelEntry], options: Options) -> Lineup:
         return {(member.entry.name, member.parts) for member in members(stems).values()}
 
     def plan(all_for_free: bool) -> StemPlan:
-        return _plan(casting.stems, casting.covers_mixture, options, all_for_free)
+        return _plan(casting.stems, casting.covers_mixture, options, all_for_free, rest=not restores(entries))
 
     first = plan(False)
     final = plan(cost(first.compute) == cost(casting.stems))
@@ -197,7 +220,9 @@ def _parts(entry: ModelEntry, overrides: Mapping[str, Any], stems: Sequence[str]
     return tuple(kind.parts_needed({**entry.config, **overrides}, entry.parts, stems)) if entry.files else ()
 
 
-def _plan(stems: Sequence[str], covers_mixture: bool, options: Options, all_for_free: bool) -> StemPlan:
+def _plan(
+    stems: Sequence[str], covers_mixture: bool, options: Options, all_for_free: bool, *, rest: bool
+) -> StemPlan:
     # What the residual model of a post-filter took out of the stems is not spread over them again.
     removed = options.postfilter != "none" and options.residual_model and options.residual == "spread"
     return plan_stems(
@@ -207,6 +232,7 @@ def _plan(stems: Sequence[str], covers_mixture: bool, options: Options, all_for_
         minus=options.minus,
         residual="ignore" if removed else options.residual,
         all_for_free=all_for_free or options.postfilter != "none",
+        rest=rest,
     )
 
 

@@ -47,6 +47,7 @@ _TELLTALES = (
     ("num_bands", "mel_band_roformer"),
     ("num_subbands", "mdx23c"),
     ("band_SR", "scnet"),
+    ("feature_dim", "apollo"),
 )
 # Settings of `audio` that an architecture is built with.
 _AUDIO = {
@@ -56,6 +57,7 @@ _AUDIO = {
     "scnet": ("sample_rate",),
     "scnet_masked": ("sample_rate",),
     "bandit_v2": ("sample_rate",),
+    "apollo": (),  # `model` says it
 }
 _DEMUCS = ("htdemucs", "hdemucs")
 BANDIT = "Bandit"  # files of BandIt v2 name its class, and have its settings under `kwargs`

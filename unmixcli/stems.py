@@ -117,6 +117,7 @@ def plan_stems(
     minus: Sequence[str] = (),
     residual: str = "spread",
     all_for_free: bool = False,
+    rest: bool = True,
 ) -> StemPlan:
     """Decide what to compute and how the outputs are made of it.
 
@@ -128,6 +129,7 @@ def plan_stems(
         minus: stems to leave out; gives one output, the mixture without them.
         residual: "spread", "ignore", "add:STEM" or "file".
         all_for_free: computing some stems costs as much as computing all of them.
+        rest: where no stems are asked for and the model does not cover the mixture, what it leaves over is an output.
 
     Raises:
         OptionError: a name that the model can't give.
@@ -136,7 +138,7 @@ def plan_stems(
     extra_target = residual.removeprefix("add:") if residual.startswith("add:") else None
     if extra_target is not None and _canonical(extra_target, every) not in every:
         raise OptionError(f"residual is {residual!r}, but the model's stems are {', '.join(every)}.")
-    wanted = _wanted(every, covers_mixture, stems, minus, residual)
+    wanted = _wanted(every, covers_mixture or not rest, stems, minus, residual)
     needed = {member for members, _, _ in wanted.values() for member in members}
     if all_for_free or residual == "file" or extra_target is not None:
         needed = set(every)
@@ -165,7 +167,7 @@ _Wanted = dict[str, tuple[tuple[str, ...], float, float]]
 
 
 def _wanted(
-    every: tuple[str, ...], covers_mixture: bool, stems: Sequence[str], minus: Sequence[str], residual: str
+    every: tuple[str, ...], nothing_left: bool, stems: Sequence[str], minus: Sequence[str], residual: str
 ) -> _Wanted:
     wanted: _Wanted = {}
     if minus:
@@ -176,7 +178,7 @@ def _wanted(
             wanted[name] = _resolve(name, every)
     else:
         wanted = {stem: ((stem,), 1.0, 0.0) for stem in every}
-        if not covers_mixture:
+        if not nothing_left:
             rest = "accompaniment" if every == ("vocals",) else "rest"
             wanted[rest] = (every, -1.0, 1.0)
     if residual == "file":

@@ -33,6 +33,7 @@ ARCHITECTURES: dict[str, str] = {
     "mel_band_roformer": "unmixcli.models.mel_band_roformer:MelBandRoformer",
     "vr": "unmixcli.models.vr:VR",
     "bandit_v2": "unmixcli.models.bandit_v2:BandItV2",
+    "apollo": "unmixcli.models.apollo:Apollo",
     "scnet": "unmixcli.models.scnet:SCNet",
     "scnet_masked": "unmixcli.models.scnet:SCNetMasked",
     "mdx_net": "unmixcli.models.mdx_net:MDXNet",
@@ -79,6 +80,7 @@ PACKAGE_CLASSES: dict[str, str] = {
     "demucs.tasnet.ConvTasNet": "conv_tasnet",
     "demucs.tasnet.ConvTasNet (version 1)": "conv_tasnet",
     "asteroid.XUMX": "x_umx",
+    "asteroid.Apollo": "apollo",  # written in asteroid's format
     "meta_tasnet.MultiTasNet": "meta_tasnet",
 }
 

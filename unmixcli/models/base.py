@@ -67,6 +67,9 @@ class SeparationModel(torch.nn.Module):
     # `unmix train` can train it: in training mode gradients flow through `forward`, and `convert_state` takes the
     # module's own state dict as one file. Networks that fold published weights for inference are not trainable.
     trainable: ClassVar[bool] = False
+    # Its one stem is what it hears, repaired: what it leaves over is no part of the mixture, and nothing may be given
+    # back to it.
+    restores: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> SeparationModel:

@@ -35,7 +35,7 @@ class RPCA(MaskingMethod):
     defaults: ClassVar[dict[str, float]] = {
         "sample_rate": 44100,
         "n_fft": 2048,
-        "hop": 1024,
+        "hop": 512,  # a quarter, as in the paper: with half, 0.6 dB less of a voice is found
         "segment_seconds": 30.0,
         "edge_seconds": 1.0,
         "overlap": 0.05,
