@@ -220,9 +220,7 @@ def _parts(entry: ModelEntry, overrides: Mapping[str, Any], stems: Sequence[str]
     return tuple(kind.parts_needed({**entry.config, **overrides}, entry.parts, stems)) if entry.files else ()
 
 
-def _plan(
-    stems: Sequence[str], covers_mixture: bool, options: Options, all_for_free: bool, *, rest: bool
-) -> StemPlan:
+def _plan(stems: Sequence[str], covers_mixture: bool, options: Options, all_for_free: bool, *, rest: bool) -> StemPlan:
     # What the residual model of a post-filter took out of the stems is not spread over them again.
     removed = options.postfilter != "none" and options.residual_model and options.residual == "spread"
     return plan_stems(
