@@ -164,7 +164,7 @@ def settings_of(fact: Fact) -> tuple[str, dict[str, Any], list[str], str]:
     family, file, found = fact["family"], fact["filename"], fact.get("hyperparameters") or {}
     if family in ("bs-roformer", "mel-band-roformer"):
         return roformer_settings(fact, found)
-    for known, architecture in ((tables.MDX23C, "mdx23c"), (tables.SCNET, "scnet")):
+    for known, architecture in ((tables.MDX23C, "mdx23c"), (tables.SCNET, "scnet"), (tables.APOLLO, "apollo")):
         if file in known:
             values, outputs, single, source = known[file]
             return with_stems(architecture, values, outputs, single, source)
@@ -362,7 +362,7 @@ def aliases_of(fact: Fact, name: str) -> list[str]:
     if fact["filename"] in ("model3.ckpt", "pytorch_model.bin"):
         words = []
     words.append(fact["name"])
-    good = [re.sub(r"[^A-Za-z0-9._+-]", "-", word) for word in words if re.match(r"[A-Za-z0-9]", word)]
+    good = [re.sub(r"[^A-Za-z0-9._+-]+", "-", word).strip("-") for word in words if re.match(r"[A-Za-z0-9]", word)]
     return list(dict.fromkeys(word for word in good if word.casefold() != name.casefold()))
 
 

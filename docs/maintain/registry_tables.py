@@ -73,6 +73,9 @@ NAMES = {
     "dereverb_mdx23c_sdr_6.9096.ckpt": "mdx23c_dereverb",
     "model_mdx23c_ep_271_l1_freq_72.2383.ckpt": "mdx23c_similarity",
     "gilliaan_mdx23c_centerwide_v1.ckpt": "mdx23c_sides_gilliaan",
+    "pytorch_model.bin": "apollo",
+    "Apollo_LQ_MP3_restoration.ckpt": "apollo_lq_mp3",
+    "apollo_model_uni.ckpt": "apollo_uni",
     "scnet_checkpoint_musdb18.ckpt": "scnet_small",
     "model_scnet_sdr_9.3244.ckpt": "scnet_large",
     "SCNet-large_starrytong_fixed.ckpt": "scnet_large_starrytong",
@@ -235,6 +238,15 @@ SCNET: dict[str, tuple[dict[str, Any], tuple[str, ...], bool, str]] = {
                  "band_kernel": [3, 4, 4], "conv_depths": [3, 3, 3], "num_overlap": 4}, _FOUR, False, _RELEASE,
     ),
 }  # fmt: skip
+_APOLLO: dict[str, Any] = {"sr": 44100, "win": 20, "feature_dim": 256, "layer": 6, "num_overlap": 4}
+_RESTORED = ("restored", "addition")
+APOLLO: dict[str, tuple[dict[str, Any], tuple[str, ...], bool, str]] = {
+    "pytorch_model.bin": (
+        _APOLLO | {"chunk_size": 132300}, _RESTORED, True, "configs/apollo.yaml of github.com/JusperLee/Apollo",
+    ),
+    "Apollo_LQ_MP3_restoration.ckpt": (_APOLLO | {"chunk_size": 132300}, _RESTORED, True, WEBUI),
+    "apollo_model_uni.ckpt": (_APOLLO | {"feature_dim": 384, "chunk_size": 882000}, _RESTORED, True, WEBUI),
+}  # fmt: skip
 DEMUCS: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     "model_drumsep.th": (
         "hdemucs", {}, ("kick", "snare", "cymbals", "toms"), "the package itself; stems as in " + WEBUI,
@@ -356,6 +368,8 @@ AUTHORS = {
 }
 
 NOTES = {
+    "pytorch_model.bin": ("Trained on what MP3 at 24 to 128 kbit/s left of music.",),
+    "apollo_model_uni.ckpt": ("Called universal: for what any lossy codec left.",),
     "mel_band_roformer_karaoke_becruily.ckpt": (
         "backing_vocals is everything but the lead: of a song the accompaniment as well, of a vocals stem the backing "
         "vocals.",
@@ -375,6 +389,7 @@ NOTES = {
     "Harmonic_Noise_Separation_yxlllc.pth": ("Made for a vocals stem: breath and other noise of the voice.",),
 }
 ARCHITECTURE_TITLES = {
+    "apollo": "Apollo",
     "bs_roformer": "BS-RoFormer",
     "mel_band_roformer": "Mel-Band RoFormer",
     "mdx23c": "MDX23C (TFC-TDF v3)",
@@ -389,6 +404,11 @@ ARCHITECTURE_TITLES = {
     "hdemucs": "Hybrid Demucs (v3)",
 }
 PAPERS: dict[str, dict[str, Any]] = {
+    "apollo": {
+        "title": "Apollo: Band-sequence Modeling for High-Quality Music Restoration in Compressed Audio",
+        "year": 2024,
+        "url": "https://arxiv.org/abs/2409.08514",
+    },
     "bs_roformer": {
         "title": "Music Source Separation with Band-Split RoPE Transformer",
         "year": 2024,
@@ -443,6 +463,7 @@ PAPERS: dict[str, dict[str, Any]] = {
 PAPERS["scnet_masked"] = PAPERS["scnet"]
 MUSDB = "MUSDB18-HQ, a data set for non-commercial research"
 TRAINING_DATA = {
+    "pytorch_model.bin": "MUSDB18-HQ and MoisesDB, data sets for non-commercial research",
     "model_bs_roformer_ep_17_sdr_9.6568.ckpt": MUSDB,
     "model_mdx23c_ep_168_sdr_7.0207.ckpt": MUSDB,
     "scnet_checkpoint_musdb18.ckpt": MUSDB,
@@ -482,4 +503,5 @@ PRESETS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("best",), ("noise", "clean"), "vr_denoise"),
     (("balanced", "best"), ("crowd",), "mel_roformer_crowd"),
     (("balanced", "best"), ("no_woodwinds", "woodwinds"), "vr_17_hp_wind_inst"),
+    (("balanced", "best"), ("restored",), "apollo_lq_mp3"),  # its licence is stated, its file's hash known
 )
