@@ -57,14 +57,19 @@ def score(sources: Mapping[str, Audio], estimates: Mapping[str, Audio]) -> dict[
 
 
 class Run:
-    """The best weights so far of a run of `unmix train`, as the program separates with them."""
+    """The best weights so far of a run of `unmix train`, as the program separates with them.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the run.
+        config: settings instead of the run's (labels).
+    """
+
+    def __init__(self, folder: Path, **config: object) -> None:
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         name = recipe["result"]["name"] or recipe["name"]
         entry = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         kind = architecture_class(entry["architecture"])
-        model = kind.from_config(entry["config"], entry["stems"])
+        model = kind.from_config(entry["config"] | config, entry["stems"])
         state = read_state(folder / f"{name}.safetensors")
         model.load_state_dict(kind.convert_state(entry["config"], {"weights": state}))
         self.model = model.float().eval()
