@@ -63,6 +63,7 @@ INERT = frozenset(
         "demucs.hdemucs.HDemucs",
         "demucs.htdemucs.HTDemucs",
         "diffq.diffq.DiffQuantizer",
+        "torch.torch_version.TorchVersion",  # a text: packages in asteroid's format say what wrote them
         *(f"torch.{dtype}" for dtype in ITEM_SIZES),
         *STORAGES,
     }
