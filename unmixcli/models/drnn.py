@@ -64,7 +64,7 @@ class DRNN(MagnitudeNetwork):
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         super().__init__(config, stems, seconds=30.0, run_in=4.0)
         hidden, context = self.settings["hidden"], self.settings["context"]
-        self.check(context % 2 == 1 and context <= 15, f"context is {context}, expected an odd number up to 15")
+        self.check((context % 2 == 1 and context <= 15, f"context is {context}, expected an odd number up to 15"))
         sizes = [context * self.bins, hidden, hidden, hidden]
         recurrent = VARIANTS[self.settings["variant"]]
         self.layers = nn.ModuleList(nn.Linear(sizes[k], sizes[k + 1]) for k in range(3))

@@ -45,7 +45,8 @@ class FrameMasks(MagnitudeNetwork):
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         super().__init__(config, stems, seconds=30.0, run_in=self._run_in)
-        self.check(len(self.targets) == 2, f"targets are {', '.join(self.targets)}, expected two, the masked one first")
+        two = f"targets are {', '.join(self.targets)}, expected two, the masked one first"
+        self.check((len(self.targets) == 2, two))
         wide, narrow = _SIZES
         self.fc1, self.fc2 = nn.Linear(self.bins, wide), nn.Linear(wide, narrow)
         self.fc3, self.fc4 = nn.Linear(narrow, wide), nn.Linear(wide, self.bins)

@@ -36,7 +36,7 @@ class GRUMasks(MagnitudeNetwork):
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str]) -> None:
         super().__init__(config, stems, seconds=30.0, run_in=4.0)
         hidden, layers = self.settings["hidden"], self.settings["layers"]
-        self.check(layers <= 8, f"layers is {layers}, expected at most 8")
+        self.check((layers <= 8, f"layers is {layers}, expected at most 8"))
         self.memory = nn.GRU(self.bins, hidden, layers, batch_first=True)
         self.leave = nn.ModuleList(nn.Linear(hidden, self.bins) for _ in self.targets)
 

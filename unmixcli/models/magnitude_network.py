@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from unmixcli.errors import CheckpointError
-from unmixcli.models.base import EdgePadding, Normalization, SeparationModel
+from unmixcli.models.base import EdgePadding, Normalization
+from unmixcli.models.target_masks import TargetMasks
 from unmixcli.spectrum import istft, stft
 
 _EPSILON = 1e-10
@@ -35,7 +36,7 @@ WINDOWS: dict[str, Callable[[int], Tensor]] = {
 }
 
 
-class MagnitudeNetwork(SeparationModel):
+class MagnitudeNetwork(TargetMasks):
     """A network between magnitudes and masks.
 
     A subclass gives `defaults` (its settings, whole numbers of at least 1 and texts), `choices` (what a text may be),
@@ -56,7 +57,6 @@ class MagnitudeNetwork(SeparationModel):
         CheckpointError: a key or a value that the architecture does not have.
     """
 
-    trainable = True
     channels = 1
     edge_padding: EdgePadding = "none"
     normalization: Normalization = "track"
@@ -66,14 +66,8 @@ class MagnitudeNetwork(SeparationModel):
     own_targets: ClassVar[tuple[str, ...]] = ("accompaniment", "vocals")
 
     def __init__(self, config: Mapping[str, Any], stems: Sequence[str], *, seconds: float, run_in: float) -> None:
-        super().__init__()
+        super().__init__(config, stems, self.own_targets)
         self.settings = self.read(config)
-        self.targets = tuple(config.get("targets", self.own_targets))
-        if not stems or not set(stems) <= set(self.targets):
-            raise CheckpointError(f"{self._name()} gives {', '.join(self.targets)}; asked for were {tuple(stems)!r}.")
-        self._outputs = [self.targets.index(stem) for stem in stems]
-        self.covers_mixture = len(stems) == len(self.targets)
-        self.stems = tuple(stems)
         self.n_fft, self.hop = self.settings["n_fft"], self.settings["hop"]
         self.sample_rate = self.settings["sample_rate"]
         self.bins = self.n_fft // 2 + 1
@@ -88,18 +82,9 @@ class MagnitudeNetwork(SeparationModel):
         self.edge = -(-max(round(run_in * self.sample_rate), self.n_fft) // self.hop) * self.hop
         self.segment_length = 2 * self.edge + max(1, round(seconds * self.sample_rate / self.hop)) * self.hop
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> MagnitudeNetwork:
-        """See `SeparationModel`."""
-        return cls(config, stems)  # type: ignore[call-arg]
-
     def masks(self, magnitudes: Tensor) -> Tensor:
         """magnitudes [b, n, f] of a signal at the level that `normalization` gives -> masks [b, n, s, f]."""
         raise TypeError(f"{self._name()} has no masks")
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        """mixture [B, 1, T] -> estimates [B, S, 1, T]."""
-        return self.training_outputs(mixture, {"waveforms"})["waveforms"]
 
     def training_outputs(self, mixture: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Masked spectra or waveforms: what is wanted."""
@@ -107,7 +92,7 @@ class MagnitudeNetwork(SeparationModel):
         magnitudes = x.abs()[:, 0].transpose(1, 2)
         if self.training:
             magnitudes = magnitudes / self._training_level(mixture).clamp_min(_QUIET)[:, None, None]
-        masks = self.masks(magnitudes)[:, :, self._outputs].permute(0, 2, 3, 1)  # [b, s, f, n]
+        masks = self.masks(magnitudes)[:, :, self.chosen].permute(0, 2, 3, 1)  # [b, s, f, n]
         spectra = torch.view_as_complex(torch.view_as_real(x) * masks[..., None].float())
         outputs = {}
         if "spectra" in wanted:
@@ -138,25 +123,17 @@ class MagnitudeNetwork(SeparationModel):
         for name, value in values.items():
             if isinstance(cls.defaults[name], str):
                 words = WINDOWS if name == "window" else cls.choices[name]
-                cls.check(value in words, f"{name} is {value!r}, expected {', '.join(words)}")
+                cls.check((value in words, f"{name} is {value!r}, expected {', '.join(words)}"))
             else:
                 most = 384000 if name == "sample_rate" else 1 << 16
                 whole = type(value) is int and 1 <= value <= most
-                cls.check(whole, f"{name} is {value!r}, expected a whole number from 1 to {most}")
+                cls.check((whole, f"{name} is {value!r}, expected a whole number from 1 to {most}"))
         n_fft, hop = values["n_fft"], values["hop"]
-        cls.check(n_fft % 2 == 0 and n_fft >= 4, f"n_fft is {n_fft}, expected an even number of at least 4")
-        cls.check(hop <= n_fft // 2, f"hop is {hop}, expected at most half of n_fft")
+        cls.check(
+            (n_fft % 2 == 0 and n_fft >= 4, f"n_fft is {n_fft}, expected an even number of at least 4"),
+            (hop <= n_fft // 2, f"hop is {hop}, expected at most half of n_fft"),
+        )
         return values
-
-    @classmethod
-    def check(cls, valid: bool, message: str) -> None:
-        """Raise a `CheckpointError` of a rule that is broken."""
-        if not valid:
-            raise CheckpointError(f"{cls._name()}'s {message}.")
-
-    @classmethod
-    def _name(cls) -> str:
-        return cls.__name__
 
 
 def joined_frames(frames: Tensor, count: int) -> Tensor:

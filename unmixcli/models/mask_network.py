@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
-from unmixcli.models.base import SeparationModel
+from unmixcli.models.target_masks import TargetMasks
 from unmixcli.spectrum import istft, stft
 
 # Added to magnitudes under the logarithm: about the level of 16-bit noise in a bin.
@@ -33,7 +33,7 @@ _MOST = 100.0
 _COMMON: dict[str, int] = {"n_fft": 4096, "hop": 1024, "channels": 2, "sample_rate": 44100}
 
 
-class MaskNetwork(SeparationModel):
+class MaskNetwork(TargetMasks):
     """A network between features and logits.
 
     A subclass gives `defaults` (its settings beside the common ones, whole numbers), builds its layers after calling
@@ -52,7 +52,6 @@ class MaskNetwork(SeparationModel):
         CheckpointError: a key or a value that the architecture does not have.
     """
 
-    trainable = True
     defaults: ClassVar[Mapping[str, int]]
 
     def __init__(
@@ -64,14 +63,8 @@ class MaskNetwork(SeparationModel):
         multiple: int = 1,
         seconds: float = 8.0,
     ) -> None:
-        super().__init__()
+        super().__init__(config, stems, stems)
         self.settings = self.read(config)
-        self.targets = tuple(config.get("targets", stems))
-        if not stems or not set(stems) <= set(self.targets):
-            raise CheckpointError(f"{self._name()} gives {', '.join(self.targets)}; asked for were {tuple(stems)!r}.")
-        self._outputs = [self.targets.index(stem) for stem in stems]
-        self.covers_mixture = len(stems) == len(self.targets)
-        self.stems = tuple(stems)
         self.n_fft, self.hop = self.settings["n_fft"], self.settings["hop"]
         self.channels, self.sample_rate = self.settings["channels"], self.settings["sample_rate"]
         self.bins = self.n_fft // 2 + 1
@@ -87,18 +80,9 @@ class MaskNetwork(SeparationModel):
         self.segment_length = 2 * self.edge + max(1, round(seconds * self.sample_rate / grid)) * grid
         self.overlap = 0.0
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], stems: Sequence[str]) -> MaskNetwork:
-        """See `SeparationModel`."""
-        return cls(config, stems)  # type: ignore[call-arg]
-
     def logits(self, features: Tensor) -> Tensor:
         """[b, k, f, n] -> [b, (s c), f', n], f' <= f: what lies above takes the masks of the highest bins."""
         raise TypeError(f"{type(self).__name__} has no layers")
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        """mixture [B, C, T] -> estimates [B, S, C, T]."""
-        return self.training_outputs(mixture, {"waveforms"})["waveforms"]
 
     def training_outputs(self, mixture: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Masked spectra, as `training_spectra` has them, their projections or waveforms: what is wanted."""
@@ -118,8 +102,8 @@ class MaskNetwork(SeparationModel):
     def _masks(self, x: Tensor) -> Tensor:
         """complex [b, c, f, n] -> real [b, s, c, f, n]."""
         masks = self.logits(self._features(x)).float().unflatten(1, (-1, self.channels)).softmax(1)
-        if self._outputs != list(range(len(self.targets))):
-            masks = masks[:, self._outputs]
+        if self.chosen != list(range(len(self.targets))):
+            masks = masks[:, self.chosen]
         missing = self.bins - masks.shape[3]
         if missing:
             top = masks[:, :, :, -16:].mean(3, keepdim=True)
@@ -184,17 +168,6 @@ class MaskNetwork(SeparationModel):
             (values["channels"] <= 2, f"channels is {values['channels']}, expected 1 or 2"),
         )
         return values
-
-    @classmethod
-    def check(cls, *rules: tuple[bool, str]) -> None:
-        """Raise a `CheckpointError` of the first rule that is broken."""
-        for valid, message in rules:
-            if not valid:
-                raise CheckpointError(f"{cls._name()}'s {message}.")
-
-    @classmethod
-    def _name(cls) -> str:
-        return cls.__module__.rpartition(".")[2]
 
 
 def _masked(spectra: Tensor, mask: Tensor) -> Tensor:
