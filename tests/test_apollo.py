@@ -122,7 +122,7 @@ def test_segments_give_what_the_whole_gives(total: int) -> None:
     whole = model(track)[0]
 
     def streamed(**changes: Any) -> Tensor:
-        grid = replace(model_grid(model, Options(segment=(2 * model.edge + 400) / model.sample_rate)), **changes)
+        grid = replace(model_grid(model, Options(segment=(2 * model.edge + 430) / model.sample_rate)), **changes)
         pieces = ((piece.start, model(piece.mixture)[0][..., piece.offset :][..., : piece.used]) for piece in
                   cut(track.split(777, -1), grid))  # fmt: skip
         return torch.cat(list(overlap_add(pieces, grid)), -1)
