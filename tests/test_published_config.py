@@ -58,6 +58,7 @@ def test_sections_become_one_flat_mapping() -> None:
         ({}, {"num_bands": 60}, "mel_band_roformer"),
         ({}, {"num_subbands": 4}, "mdx23c"),
         ({}, {"band_SR": [0.2, 0.4, 0.4]}, "scnet"),
+        ({}, {"feature_dim": 256}, "apollo"),
         ({"model_type": "mel_band_roformer"}, {"freqs_per_bands": [2]}, "mel_band_roformer"),
         ({"architecture": "bs_roformer"}, {}, "bs_roformer"),
         ({}, {"model_type": "scnet", "num_bands": 3}, "scnet"),

@@ -64,7 +64,7 @@ class Apollo(SeparationModel):
     edge_padding = "none"
     covers_mixture = False
     restores = True
-    cpu_workers = True
+    cpu_workers = True  # as for the RoFormers, whose layers are alike: blocks of some megabytes in a core's cache
     window: Tensor
     narrow: _Bands
     wide: _Bands
