@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +31,17 @@ from unmixcli.user_models import add_model
 REFERENCE = np.load(Path(__file__).parent / "references" / "apollo.npz")
 
 
-def published(case: str) -> dict[str, Tensor]:
-    """A checkpoint's tensors, tables of rotations included."""
+@functools.cache
+def seeded(case: str) -> dict[str, Tensor]:
+    """See `published`; not to be edited."""
     names, shapes = REFERENCE[f"{case}/names"], REFERENCE[f"{case}/shapes"]
     listed = {str(name): tuple(map(int, str(shape).split())) for name, shape in zip(names, shapes, strict=True)}
     return {**{name: torch.zeros(shape) for name, shape in listed.items()}, **state_of(listed)}
+
+
+def published(case: str) -> dict[str, Tensor]:
+    """A checkpoint's tensors, tables of rotations included."""
+    return dict(seeded(case))
 
 
 def build(case: str, state: dict[str, Tensor] | None = None, **changes: Any) -> Apollo:
