@@ -19,9 +19,9 @@ from unmixcli.checkpoint import build_model, load_model
 from unmixcli.checkpoint_read import read_checkpoint
 from unmixcli.entry import ModelEntry
 from unmixcli.errors import CheckpointError
-from unmixcli.models.demucs_blocks import FOUR_STEMS
 from unmixcli.models.meta_tasnet import MetaTasNet, _decimated, fitted_gains
 from unmixcli.models.meta_tasnet_loss import si_snr, stage_loss
+from unmixcli.models.settings import FOUR_STEMS
 from unmixcli.options import Options
 from unmixcli.pipeline import separate_blocks
 from unmixcli.runner import Runner

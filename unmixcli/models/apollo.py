@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from unmixcli.errors import CheckpointError
 from unmixcli.models import onednn
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, require, without_memory
 from unmixcli.models.roformer import blocks, rotate
+from unmixcli.models.settings import read_settings, require, without_memory
 from unmixcli.models.spectrogram import OverlapAdd, frame_count, spectra
 
 BANDS = 80  # all but the last of one width

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, require, without_memory
 from unmixcli.models.roformer import BandSplit, MaskEstimator, RMSNorm, Transformer, convert_state
+from unmixcli.models.settings import read_settings, require, without_memory
 from unmixcli.models.spectrogram import centre_pad
 
 Band = tuple[int, int]  # first bin, bin after the last

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from unmixcli.errors import CheckpointError
 from unmixcli.models import onednn
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, require, without_memory
+from unmixcli.models.settings import read_settings, require, without_memory
 from unmixcli.models.spectrogram import OverlapAdd, centre_pad, frame_count, spectra
 
 _DEFAULTS: dict[str, Any] = {

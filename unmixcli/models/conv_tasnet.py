@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.demucs_blocks import PackagedNetwork, read_settings, require
+from unmixcli.models.demucs_blocks import PackagedNetwork
+from unmixcli.models.settings import read_settings, require
 
 _EPSILON = 1e-8
 _NAME = "conv_tasnet"

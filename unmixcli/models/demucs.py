@@ -24,15 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmixcli.models.base import EdgePadding
-from unmixcli.models.demucs_blocks import (
-    BLSTM,
-    DConv,
-    PackagedNetwork,
-    group_norm,
-    named_state,
-    read_settings,
-    require,
-)
+from unmixcli.models.demucs_blocks import BLSTM, DConv, PackagedNetwork, group_norm, named_state
+from unmixcli.models.settings import read_settings, require
 
 _EPSILON = 1e-5
 _ZEROS = 24  # zero crossings of the resampler's sinc on each side

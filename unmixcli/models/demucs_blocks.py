@@ -1,4 +1,4 @@
-"""What the networks of the Demucs family share: residual blocks, settings of their packages, weights without memory.
+"""What the networks of the Demucs family share: residual blocks, and packages that hold their arguments.
 
 "Hybrid Spectrogram and Waveform Source Separation" (Défossez, MDX workshop 2021, arXiv:2111.03600) describes the
 blocks: dilated convolutions with a recurrent and an attention layer between them in the deep levels. Checked against
@@ -10,20 +10,18 @@ Legend: b batch, c channel of the network, t frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
 from unmixcli.models.onednn import Conv1d, Linear
+from unmixcli.models.settings import FOUR_STEMS, read_sources, without_memory
 from unmixcli.quantized import SETTINGS, name_tensors
 
-FOUR_STEMS = ("drums", "bass", "other", "vocals")
 _STEPS = 200  # frames that an LSTM sees at once; it is run on overlapping pieces of longer signals
 _DECAYS = 4
 _HEADS = 4
@@ -149,94 +147,7 @@ def group_norm(channels: int, groups: int, wanted: bool) -> nn.Module:
     return nn.GroupNorm(groups, channels) if wanted else nn.Identity()
 
 
-# ---------------------------------------------------------------- settings
-
-
-def read_settings(
-    architecture: str,
-    config: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    *,
-    only: Mapping[str, Any],
-    ignored: Iterable[str],
-) -> dict[str, Any]:
-    """A package's settings, checked, with the published defaults for those it leaves out.
-
-    Args:
-        architecture: name for messages.
-        config: published names and values.
-        defaults: what is used, with the published default; its type is the expected one.
-        only: settings whose other values no released checkpoint has: the value that must stand.
-        ignored: settings that matter to training only.
-
-    Raises:
-        CheckpointError: an unknown name, a value of a wrong type or out of range, an option that isn't there.
-    """
-    ignored = frozenset(ignored)
-    if unknown := set(config) - set(defaults) - set(only) - ignored - {"sources"}:
-        raise CheckpointError(f"{architecture} has no {', '.join(sorted(unknown))} in its config.")
-    for name, value in only.items():
-        if name in config and config[name] != value:
-            raise CheckpointError(f"{architecture}'s {name} is {config[name]!r}; only {value!r} is supported.")
-    values = dict(defaults)
-    for name in defaults:
-        if name in config:
-            values[name] = _checked(architecture, name, config[name], defaults[name])
-    return values
-
-
-def _checked(architecture: str, name: str, value: Any, default: Any) -> Any:
-    if isinstance(default, bool):
-        good, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        good, expected = type(value) is int and 0 <= value <= 1_000_000, "a whole number from 0 to 1000000"
-    elif isinstance(default, float):
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1e9
-        expected = "a number from 0 to 1e9"
-    elif isinstance(default, Fraction):
-        return seconds(architecture, name, value)
-    elif isinstance(default, tuple):
-        value = () if value is None else value  # the published default
-        good = isinstance(value, (list, tuple)) and all(type(item) in (int, float) and 0 < item < 1 for item in value)
-        value, expected = tuple(value) if good else value, "a list of numbers between 0 and 1"
-    else:
-        raise TypeError(f"no rule for a {type(default).__name__}")
-    if not good:
-        raise CheckpointError(f"{architecture}'s {name} is {value!r}, expected {expected}.")
-    return value
-
-
-def seconds(architecture: str, name: str, value: Any) -> Fraction:
-    """A number of seconds: a number, or a fraction as text ("39/5").
-
-    Raises:
-        CheckpointError: it is none, or not between 0 and an hour.
-    """
-    try:
-        # by way of text, so that 7.8 is 39/5
-        number = Fraction(str(value)) if isinstance(value, (int, float, str)) and len(str(value)) < 40 else None
-    except (ValueError, ZeroDivisionError, OverflowError):
-        number = None
-    if number is None or isinstance(value, bool) or not 0 < number <= 3600:
-        raise CheckpointError(f"{architecture}'s {name} is {value!r}, expected seconds, 0 to 3600.")
-    return number
-
-
-def read_sources(
-    architecture: str, config: Mapping[str, Any], stems: Iterable[str], *, key: str = "sources"
-) -> tuple[str, ...]:
-    """All outputs of the network, in its order: the config's `sources` (or `key`), or else the stems asked for.
-
-    Raises:
-        CheckpointError: a stem that isn't among them.
-    """
-    stems = tuple(stems)
-    sources = config.get(key, stems)
-    if not isinstance(sources, (list, tuple)) or not sources or not all(isinstance(name, str) for name in sources):
-        raise CheckpointError(f"{architecture}'s {key} are {sources!r}, expected a list of names.")
-    if missing := [stem for stem in stems if stem not in sources]:
-        raise CheckpointError(f"these weights have no stem {', '.join(missing)}; they give {', '.join(sources)}.")
-    return tuple(sources)
+# ---------------------------------------------------------------- packages
 
 
 def stored_arguments(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -256,17 +167,6 @@ def stored_arguments(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     return values
 
 
-def require(architecture: str, rules: Iterable[tuple[bool, str]]) -> None:
-    """Check settings against each other.
-
-    Raises:
-        CheckpointError: with the message of the first rule that doesn't hold.
-    """
-    for holds, message in rules:
-        if not holds:
-            raise CheckpointError(f"{architecture}'s {message}.")
-
-
 def named_state(
     model: type[SeparationModel], config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -277,13 +177,6 @@ def named_state(
     with torch.device("meta"):
         network = model.from_config(config, sources)
     return name_tensors(state, [(name, parameter.shape) for name, parameter in network.named_parameters()])
-
-
-def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
-    """A module of zeros: drawing random numbers that the weights replace anyway takes a second for 80 million."""
-    with torch.device("meta"):
-        module = build()
-    return module._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
 
 
 class PackagedNetwork(SeparationModel):

@@ -23,13 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.demucs_blocks import (
-    PackagedNetwork,
-    named_state,
-    read_settings,
-    require,
-)
+from unmixcli.models.demucs_blocks import PackagedNetwork, named_state
 from unmixcli.models.demucs_layers import BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSettings
+from unmixcli.models.settings import read_settings, require
 from unmixcli.models.spectrogram import OverlapAdd, spectra
 from unmixcli.models.wiener import wiener
 

@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmixcli.models.demucs_blocks import require
 from unmixcli.models.demucs_transformer import CrossTransformer, TransformerSettings
 from unmixcli.models.hdemucs import ONLY, SHARED_DEFAULTS, SHARED_IGNORED, Hybrid
 from unmixcli.models.onednn import Conv1d
+from unmixcli.models.settings import require
 
 
 class HTDemucs(Hybrid):

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, require, without_memory
 from unmixcli.models.onednn import linear
+from unmixcli.models.settings import read_settings, require, without_memory
 from unmixcli.models.tfc_tdf import (
     MAX_LENGTH,
     analyse,

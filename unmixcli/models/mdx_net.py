@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from unmixcli.errors import CheckpointError
-from unmixcli.models.demucs_blocks import require
 from unmixcli.models.mdx_net_read import GraphWalk, sizes_of
 from unmixcli.models.mdx_protocol import SpectrogramModel, read_signal, rename
+from unmixcli.models.settings import require
 from unmixcli.models.tfc_tdf import convolve, convolve_into, frames_at_once, narrow_bins, widen_bins_into
 from unmixcli.onnx_read import ONNX_FILE, read_graph
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_settings, require
+from unmixcli.models.settings import read_settings, require
 from unmixcli.models.tfc_tdf import MAX_LENGTH, analyse, frames_for, synthesise, text_setting
 
 _SILENT_BINS = 3  # the lowest, zero in the input as published

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import FOUR_STEMS, require
 from unmixcli.models.meta_tasnet_loss import stage_loss
+from unmixcli.models.settings import FOUR_STEMS, require
 
 NAME = "meta_tasnet"
 _EPSILON = 1e-8

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from unmixcli.errors import CheckpointError
 from unmixcli.models import onednn
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import FOUR_STEMS, require, without_memory
+from unmixcli.models.settings import FOUR_STEMS, require, without_memory
 from unmixcli.models.spectrogram import OverlapAdd, centre_pad, spectra
 
 _MASK_CHANNELS = 64  # inside the mask layer of SCNetMasked

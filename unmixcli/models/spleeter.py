@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from unmixcli.errors import CheckpointError
 from unmixcli.models.affine import Affine, channels_last
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import require, without_memory
+from unmixcli.models.settings import require, without_memory
 from unmixcli.models.spectrogram import OverlapAdd, frame_count, spectra
 from unmixcli.postfilters.spectra import load_norbert
 

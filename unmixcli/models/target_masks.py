@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import require
+from unmixcli.models.settings import require
 
 _Network = TypeVar("_Network", bound="TargetMasks")
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import require, without_memory
+from unmixcli.models.settings import require, without_memory
 from unmixcli.models.vr_bands import BandSplit, Layout
 from unmixcli.models.vr_networks import ASPP_SIZES, LSTM_SIZES, CascadedASPP, CascadedLSTM, fold
 

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import require
 from unmixcli.models.onednn import Conv1d
+from unmixcli.models.settings import require
 from unmixcli.models.wave_unet_labels import CONDITIONINGS, PLACES, Conditioning, read_labels
 from unmixcli.models.wave_unet_weights import from_tensorflow, is_tensorflow
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.base import SeparationModel
-from unmixcli.models.demucs_blocks import read_sources, require
 from unmixcli.models.onednn import Conv1d
+from unmixcli.models.settings import read_sources, require
 
 NAME = "wave_unet_pytorch"
 _TAPS = 15  # of the low-pass

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from unmixcli.errors import CheckpointError
-from unmixcli.models.demucs_blocks import require
 from unmixcli.models.open_unmix import RESIDUAL, OpenUnmix, Shape, fold
+from unmixcli.models.settings import require
 
 # Published names -> Open-Unmix's. What has no other name there stands in both.
 _NAMES = {"in_chan": "nfft", "n_hop": "nhop"}
