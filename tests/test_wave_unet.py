@@ -28,6 +28,7 @@ from unmixcli.runner import Runner
 from unmixcli.separator import ArraySource, Separator
 from unmixcli.stems import plan_stems
 from unmixcli.training.losses import Loss, Objective
+from unmixcli.training.ema import MovingAverage
 from unmixcli.user_models import add_model
 
 RECORDED = Path(__file__).parent / "references" / "wave_unet.npz"
@@ -342,6 +343,21 @@ def test_labels_join_in_all_ways(kind: str, place: str, context: bool) -> None:
         both = model._centre(wave.expand(2, -1, -1))
     torch.testing.assert_close(both[:1], outputs["drums",], atol=1e-6, rtol=0)
     torch.testing.assert_close(both[1:], outputs["bass",], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", CONDITIONINGS)
+def test_what_a_batch_told_is_not_kept(kind: str) -> None:
+    model = network({"conditioning": kind, "labels": ["bass"]}, FOUR)
+    wave = torch.randn(3, 1, 64)
+    with torch.inference_mode():
+        untold = model(wave)
+    average = MovingAverage(model, 0.9)
+    model.hint(torch.randn(3, 4, 1, 64))
+    model(wave).sum().backward()
+    average.update(model, 1)
+    with torch.inference_mode():
+        assert torch.equal(model(wave), untold)
+        torch.testing.assert_close(average.model(wave), untold)
 
 
 @pytest.mark.parametrize("kind", ["additive", "multiplicative"])

@@ -55,13 +55,15 @@ class Conditioning(nn.Module):
             self.gain = nn.Parameter(torch.ones(width))
         chosen = torch.tensor([[1.0 if number in labels else 0.0 for number in range(sources)]])
         self.register_buffer("labels", chosen, persistent=False)
+        self._heard: Tensor | None = None  # not a buffer: it has a batch's shape, and averages of weights copy those
 
     def listen(self, references: Tensor) -> None:
-        """Take the labels from what sounds: [B, K, C, T]."""
-        self.labels = (references.flatten(2).square().mean(-1) > _SILENCE).to(self.labels)
+        """Take the labels of the next pass from what sounds: [B, K, C, T]."""
+        self._heard = (references.flatten(2).square().mean(-1) > _SILENCE).to(self.labels)
 
     def forward(self, h: Tensor) -> Tensor:
-        z = self.labels.expand(len(h), -1)
+        heard, self._heard = self._heard, None
+        z = self.labels.expand(len(h), -1) if heard is None else heard
         if self.kind == "concat":
             return torch.cat([h, z[:, :, None].expand(-1, -1, h.shape[-1])], 1)
         if self.kind == "stack":
