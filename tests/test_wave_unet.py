@@ -27,8 +27,8 @@ from unmixcli.registry_parse import parse_entry
 from unmixcli.runner import Runner
 from unmixcli.separator import ArraySource, Separator
 from unmixcli.stems import plan_stems
-from unmixcli.training.losses import Loss, Objective
 from unmixcli.training.ema import MovingAverage
+from unmixcli.training.losses import Loss, Objective
 from unmixcli.user_models import add_model
 
 RECORDED = Path(__file__).parent / "references" / "wave_unet.npz"
