@@ -3,7 +3,8 @@
     python docs/benchmarks/labels.py SONGS --expanded runs/wave_unet_expanded --conditioned runs/wave_unet_labels
 
 SONGS holds one folder per song with its stems. Every pair and every three of a song's stems are mixed, mono and at the
-networks' rate. Printed for each network, over all these mixtures:
+networks' rate, and separated with `--residual ignore`, so that what is scored is what the network gives. Printed for
+each network, over all these mixtures:
 
     absent        energy of an absent stem's estimate under the mixture's, dB: the median, and the worst tenth
     improvement   SI-SDR of a present stem's estimate minus that of the mixture, dB: median
@@ -72,12 +73,12 @@ def main() -> None:
     parser.add_argument("--expanded", type=Path, required=True, help="a folder of unmix train")
     parser.add_argument("--conditioned", type=Path, action="append", default=[])
     options = parser.parse_args()
-    expanded = Run(options.expanded)
+    expanded = Run(options.expanded, residual="ignore")
     tallies = {str(folder): Tally() for folder in (options.expanded, *options.conditioned)}
 
     @cache
     def told(folder: Path, labels: Sequence[str]) -> Run:
-        return Run(folder, labels=list(labels))
+        return Run(folder, residual="ignore", labels=list(labels))
 
     rate, count = expanded.model.sample_rate, 0
     for song in sorted(path for path in options.songs.iterdir() if path.is_dir()):

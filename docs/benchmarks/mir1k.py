@@ -61,10 +61,12 @@ class Run:
 
     Args:
         folder: of the run.
+        residual: what becomes of what the stems leave over, as for `--residual`.
         config: settings instead of the run's (labels).
     """
 
-    def __init__(self, folder: Path, **config: object) -> None:
+    def __init__(self, folder: Path, *, residual: str = "spread", **config: object) -> None:
+        self.residual = residual
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         name = recipe["result"]["name"] or recipe["name"]
         entry = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -78,7 +80,7 @@ class Run:
     def separate(self, mixture: Audio, rate: int) -> dict[str, Audio]:
         """[1, T] -> stem -> [1, T]."""
         stems = self.model.stems
-        plan = plan_stems(stems, covers_mixture=self.model.covers_mixture, stems=stems)
+        plan = plan_stems(stems, covers_mixture=self.model.covers_mixture, stems=stems, residual=self.residual)
         blocks = list(separate_blocks(ArraySource(mixture, rate, "clip"), self.runner, plan, Options()))
         return {stem: np.concatenate([block[stem] for block in blocks], axis=-1) for stem in stems}
 
