@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bytesep_toys import draw
 
 from unmixcli.errors import CheckpointError
 from unmixcli.models.bytesep import ByteSep
@@ -23,16 +24,6 @@ State = dict[str, torch.Tensor]
 def recorded() -> dict[str, Any]:
     with np.load(RECORDED) as file:
         return {name: file[name] for name in file.files}
-
-
-def draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """As in `references/record_bytesep.py`."""
-    noise = rng.standard_normal(shape)
-    if name.endswith("running_var"):
-        return np.exp(0.3 * noise)
-    if len(shape) == 1:
-        return (0.8 if name.endswith("weight") else 0) + 0.2 * noise
-    return noise * (0.7 / max(1, np.prod(shape[1:]))) ** 0.5
 
 
 def published(recorded: dict[str, Any], kind: str) -> State:
